@@ -1,0 +1,241 @@
+"""Meta-gradients: from a window of an unroll to a gradient in the meta-parameters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State
+from l2l_exp.unroll import Attached, Carry, Episode, unroll
+
+Objective = Callable[[Tensor], Tensor]
+"""Meta-loss of one window: losses (K, B) -> scalar."""
+
+
+class Estimate(NamedTuple):
+    """What a window of K inner steps gave."""
+
+    grads: list[Tensor]  # one per meta-parameter, in the order of rule.parameters()
+    meta_loss: float
+    losses: Tensor  # (K, B) minibatch losses after each step, detached
+    carry: Carry  # where the next window starts, detached
+
+
+class MetaGradient(ABC):
+    """An estimator of the gradient of a window's meta-loss in the meta-parameters.
+
+    Attributes:
+        attached: what an `Episode` for this estimator keeps a graph of.
+    """
+
+    attached: Attached = "nothing"
+
+    @abstractmethod
+    def __call__(
+        self,
+        episode: Episode,
+        rule: LearnedOptimizer,
+        carry: Carry,
+        steps: int,
+        objective: Objective,
+        rng: np.random.Generator,
+    ) -> Estimate:
+        """Advance the episode by a window and estimate the meta-gradient.
+
+        Args:
+            episode: the problems; its `attached` must be this estimator's.
+            rule: its parameters are the meta-parameters; it is not changed.
+            carry: start of the window, detached.
+            steps: K, inner steps of the window (the truncation).
+            objective: meta-loss of the window's K losses.
+            rng: what a stochastic estimator draws from.
+
+        Raises:
+            ValueError: if the rule has no meta-parameters.
+        """
+
+
+class Replay(MetaGradient):
+    """The exact first-order gradient of truncated BPTT, in bounded memory.
+
+    The whole observation is a constant (the paper drops the second derivatives of f). Then the
+    meta-gradient is that of sum_s update_s . c_s with the constant credit
+    c_s = sum over t > s of (d meta-loss / d f_t) grad_t. So the window runs without a graph, and
+    the rule alone is replayed on what it saw, in chunks of units that do not talk to each other.
+    The optimizee is differentiated once per step, never twice.
+
+    Args:
+        chunk: >= 1, coordinates per chunk; more cost memory, fewer cost overhead.
+        subset: None for all coordinates, or the number (>= 1) of random ones, for rules of
+            coupling "none": stratified by tensor, weighted, unbiased.
+
+    Raises:
+        ValueError: for a value outside these ranges.
+
+    Source: follows from arXiv:1606.04474, section 2 (the dashed edges of its figure 2 are cut).
+    """
+
+    def __init__(self, chunk: int = 4096, subset: int | None = None) -> None:
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk} must be >= 1")
+        if subset is not None and subset < 1:
+            raise ValueError(f"subset={subset} must be >= 1, or null for all coordinates")
+        self.chunk = chunk
+        self.subset = subset
+
+    def __call__(
+        self,
+        episode: Episode,
+        rule: LearnedOptimizer,
+        carry: Carry,
+        steps: int,
+        objective: Objective,
+        rng: np.random.Generator,
+    ) -> Estimate:
+        """Run the window without a graph, then replay the rule on it."""
+        with torch.no_grad():
+            carries = [carry, *unroll(episode, rule, carry, steps)]
+        losses = torch.stack([c.loss for c in carries[1:]]).requires_grad_()
+        meta_loss = objective(losses)
+        (slope,) = torch.autograd.grad(meta_loss, losses)  # (K, B), d meta-loss / d f_t
+        credit = _credit(slope, [c.seen.grad for c in carries[1:]])
+        seen = [c.seen for c in carries[:-1]]
+        grads = [torch.zeros_like(parameter) for parameter in rule.parameters()]
+        for index, weight in self._units(rule, episode, rng):
+            part = replay(rule, seen, carry.state, credit, index, weight)
+            torch._foreach_add_(grads, part)
+        return Estimate(grads, meta_loss.item(), losses.detach(), carries[-1])
+
+    def _units(
+        self, rule: LearnedOptimizer, episode: Episode, rng: np.random.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of independent units: (index (n,), weight (n,)), as `Observation.take` counts."""
+        spec, problems = episode.optimizee.spec, episode.problem.size
+        anchor = episode.optimizee.anchor
+        if rule.coupling == "none":
+            size = self.chunk
+            if self.subset is None:
+                index, weight = torch.arange(problems * spec.size), None
+            else:
+                index, weight = stratified_subset(spec, problems, self.subset, rng)
+        elif self.subset is not None:
+            raise ValueError(
+                f"subset={self.subset} needs a rule of coupling 'none', this one couples the "
+                f"coordinates of a {rule.coupling}: use subset=null"
+            )
+        else:
+            size = max(1, self.chunk // spec.size)
+            index, weight = torch.arange(problems), None
+        weight = torch.ones(len(index)) if weight is None else weight
+        index, weight = index.to(anchor.device), weight.to(anchor)
+        yield from zip(index.split(size), weight.split(size), strict=True)
+
+
+class Backprop(MetaGradient):
+    """Autograd through the whole window: the oracle of `Replay`, and second order.
+
+    Args:
+        order: 1, the observation is a constant, as in the paper; or 2, the gradient that the rule
+            sees is differentiated too (Hessian-vector products of the optimizee).
+
+    Raises:
+        ValueError: for another order.
+    """
+
+    def __init__(self, order: int = 1) -> None:
+        if order not in (1, 2):
+            raise ValueError(f"order={order} must be 1 or 2")
+        self.attached = "loss" if order == 1 else "everything"
+
+    def __call__(
+        self,
+        episode: Episode,
+        rule: LearnedOptimizer,
+        carry: Carry,
+        steps: int,
+        objective: Objective,
+        rng: np.random.Generator,
+    ) -> Estimate:
+        """Unroll with a graph and differentiate the meta-loss."""
+        carries = list(unroll(episode, rule, carry.detach(), steps))
+        losses = torch.stack([c.loss for c in carries])
+        meta_loss = objective(losses)
+        grads = _gradients(meta_loss, rule)
+        return Estimate(grads, meta_loss.item(), losses.detach(), carries[-1].detach())
+
+
+def replay(
+    rule: LearnedOptimizer,
+    seen: list[Observation],
+    state: State,
+    credit: Tensor,
+    index: Tensor,
+    weight: Tensor,
+) -> list[Tensor]:
+    """Gradient in the meta-parameters of sum_s weight * (update_s . credit_s) over some units.
+
+    Args:
+        rule: the rule that made the window.
+        seen: its K observations, constants.
+        state: its state at the start of the window, constant.
+        credit: (K, B, N) gradient of the meta-loss in each update.
+        index: (n,) the units, as `Observation.take` counts them.
+        weight: (n,) factor of each unit.
+    """
+    if rule.coupling == "none":
+        credit = credit.flatten(1)[:, index].unsqueeze(-1)
+    else:
+        credit = credit[:, index]
+    credit = credit * weight.unsqueeze(-1)
+    state = rule.take(state, index)
+    total = torch.zeros((), device=credit.device, dtype=credit.dtype)
+    for observation, credit_s in zip(seen, credit, strict=True):
+        update, state = rule.step(observation.take(index, rule.coupling), state)
+        total = total + (update * credit_s).sum()
+    return _gradients(total, rule)
+
+
+def stratified_subset(
+    spec: ParamSpec, problems: int, size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw coordinates without replacement, from every tensor in proportion to its size.
+
+    Args:
+        spec: layout of the N coordinates of a problem.
+        problems: B.
+        size: coordinates wanted; every tensor gets at least one, none more than it has.
+        rng: draws.
+
+    Returns:
+        index (n,) into the flat B*N coordinates, and weight (n,), a tensor's coordinates over
+        those drawn from it, so that weighted sums are unbiased.
+    """
+    indices, weights = [], []
+    for tensor in spec.tensors:
+        available = problems * tensor.size
+        drawn = min(available, max(1, round(size * tensor.size / spec.size)))
+        flat = rng.choice(available, drawn, replace=False)
+        indices.append(flat // tensor.size * spec.size + tensor.start + flat % tensor.size)
+        weights.append(np.full(drawn, available / drawn))
+    return torch.from_numpy(np.concatenate(indices)), torch.from_numpy(np.concatenate(weights))
+
+
+def _credit(slope: Tensor, grads: list[Tensor]) -> Tensor:
+    """c_s = sum_{t>s} slope_t grad_t: slopes (K, B), K gradients (B, N) at t = 1..K -> (K, B, N)."""
+    credit = torch.stack(grads).mul_(slope.unsqueeze(-1))
+    return credit.flip(0).cumsum(0).flip(0)
+
+
+def _gradients(scalar: Tensor, rule: LearnedOptimizer) -> list[Tensor]:
+    """Gradient of a scalar in every meta-parameter, zeros where it has none."""
+    parameters = list(rule.parameters())
+    if not parameters:
+        raise ValueError(f"{type(rule).__name__} has no meta-parameters: there is nothing to train")
+    if not scalar.requires_grad:
+        return [torch.zeros_like(parameter) for parameter in parameters]
+    grads = torch.autograd.grad(scalar, parameters, allow_unused=True, materialize_grads=True)
+    return list(grads)

@@ -1,0 +1,278 @@
+"""Meta-training: truncated episodes on fresh problems, selection on validation problems."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from l2l_exp.meta.gradients import Estimate, MetaGradient
+from l2l_exp.meta.objective import MetaLoss
+from l2l_exp.meta.schedule import Schedule
+from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizees.seeding import Seed, generator
+from l2l_exp.optimizers.base import LearnedOptimizer, Observation
+from l2l_exp.unroll import Carry, Episode, unroll
+
+MetaOptimizer = Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]
+Report = Callable[["Progress", Mapping[str, float]], None]
+"""Called after every episode with where training stands, and the metrics of that moment."""
+
+
+class MetaTrainingError(RuntimeError):
+    """Meta-training cannot go on; the message says why and what to try."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and on what to meta-train.
+
+    Attributes:
+        horizon: T >= 1, inner steps per episode (paper: 100).
+        truncation: inner steps between meta-steps; divides `horizon` (paper: 20).
+        episodes: >= 1, fresh problems are drawn for each.
+        problems: B >= 1, problems per episode.
+        seed: the meta-seed, of the training problems.
+        validation_every: >= 1, episodes between validations.
+        validation_problems: >= 1; always the same ones.
+        validation_seed: of the validation problems, the same for every meta-seed.
+        patience: None, or validations without improvement after which training stops, >= 1.
+        clip: > 0, largest norm of the meta-gradient.
+        max_skipped: >= 1, non-finite meta-gradients in a row after which training gives up.
+    """
+
+    horizon: int
+    truncation: int
+    episodes: int
+    problems: int
+    seed: int = 0
+    validation_every: int = 20
+    validation_problems: int = 64
+    validation_seed: int = 0
+    patience: int | None = None
+    clip: float = 1.0
+    max_skipped: int = 10
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an impossible plan."""
+        for name in ("horizon", "truncation", "episodes", "problems", "validation_every",
+                     "validation_problems", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name}={getattr(self, name)} must be >= 1")
+        if self.horizon % self.truncation:
+            raise ValueError(
+                f"training.truncation={self.truncation} must divide "
+                f"training.horizon={self.horizon}"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"training.patience={self.patience} must be >= 1, or null")
+        if not self.clip > 0:
+            raise ValueError(f"training.clip={self.clip} must be > 0")
+
+    @property
+    def meta_steps(self) -> int:
+        """Meta-steps of the whole plan."""
+        return self.episodes * (self.horizon // self.truncation)
+
+
+@dataclass
+class Progress:
+    """Where meta-training stands."""
+
+    episode: int = 0  # episodes finished
+    meta_steps: int = 0  # meta-steps taken
+    inner_steps: int = 0  # inner steps taken, counted per problem
+    skipped: int = 0  # meta-steps left out because the meta-gradient was not finite
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0  # spent in training and validation
+    validation: float = math.inf  # latest final validation loss
+    best_validation: float = math.inf
+    best_episode: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)  # the rule's state dict at best_episode
+    validations_since_best: int = 0
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True)
+class Validator:
+    """The final loss on fixed validation problems: what decides which meta-parameters are kept."""
+
+    optimizee: Optimizee
+    problems: int
+    seed: int
+    horizon: int
+
+    @torch.no_grad()
+    def __call__(self, rule: LearnedOptimizer) -> float:
+        """Mean over the validation problems of the loss of theta_T on the whole training part.
+
+        Not finite losses count as infinity: a rule that diverges on one problem is not selected.
+        """
+        problem = self.optimizee.sample(range(self.problems), Seed("validation", self.seed))
+        episode = Episode(self.optimizee, problem, self.horizon)
+        carry = episode.start(rule)
+        for carry in unroll(episode, rule, carry, self.horizon):  # noqa: B020
+            pass
+        loss = self.optimizee.metrics(carry.theta, problem)["train_loss"].mean().item()
+        return loss if math.isfinite(loss) else math.inf
+
+
+def train(
+    optimizee: Optimizee,
+    rule: LearnedOptimizer,
+    gradient: MetaGradient,
+    meta_loss: MetaLoss,
+    meta_optimizer: MetaOptimizer,
+    schedule: Schedule,
+    plan: Plan,
+    report: Report = lambda progress, metrics: None,
+) -> Progress:
+    """Meta-train `rule` in place; it ends with the meta-parameters of the best validation.
+
+    Args:
+        optimizee: distribution of the training problems.
+        rule: its parameters are trained.
+        gradient: estimator of the meta-gradient.
+        meta_loss: what is lowered.
+        meta_optimizer: makes a torch optimizer of the meta-parameters.
+        schedule: factor on the meta-optimizer's learning rate.
+        plan: how long, on how many problems.
+        report: is told after every episode.
+
+    Raises:
+        MetaTrainingError: after `plan.max_skipped` non-finite meta-gradients in a row.
+        ValueError: if the meta-loss's weights do not fit the plan.
+    """
+    meta_loss.weights.check(plan.truncation, plan.horizon)
+    optimizer = meta_optimizer(list(rule.parameters()))
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    validate = Validator(optimizee, plan.validation_problems, plan.validation_seed, plan.horizon)
+    progress = Progress()
+    clock = time.perf_counter()
+    while progress.episode < plan.episodes and not progress.stopped_early:
+        metrics = _train_episode(
+            optimizee, rule, gradient, meta_loss, optimizer, base_rates, schedule, plan, progress
+        )
+        progress.episode += 1
+        if progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes:
+            _select(rule, validate(rule), plan, progress)
+            metrics["validation_final"] = progress.validation
+            metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
+        now = time.perf_counter()
+        progress.seconds += now - clock
+        clock = now
+        report(progress, metrics)
+    rule.load_state_dict(progress.best)
+    return progress
+
+
+def _train_episode(
+    optimizee: Optimizee,
+    rule: LearnedOptimizer,
+    gradient: MetaGradient,
+    meta_loss: MetaLoss,
+    optimizer: torch.optim.Optimizer,
+    base_rates: Sequence[float],
+    schedule: Schedule,
+    plan: Plan,
+    progress: Progress,
+) -> dict[str, float]:
+    """One episode on fresh problems: a meta-step per window. Returns its metrics."""
+    seed = Seed("train", plan.seed)
+    first_index = progress.episode * plan.problems
+    problem = optimizee.sample(range(first_index, first_index + plan.problems), seed)
+    episode = Episode(optimizee, problem, plan.horizon, gradient.attached)
+    carry = episode.start(rule).detach()
+    first_loss = carry.loss
+    meta_losses, norms = [], []
+    for start in range(0, plan.horizon, plan.truncation):
+        estimate = gradient(
+            episode,
+            rule,
+            carry,
+            plan.truncation,
+            lambda losses, start=start: meta_loss(losses, first_loss, start, plan.horizon),
+            generator(seed, "meta_gradient", progress.episode, start),
+        )
+        progress.inner_steps += plan.truncation * plan.problems
+        factor = schedule(progress.meta_steps / plan.meta_steps)
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = factor * rate
+        norm = _meta_step(rule, optimizer, estimate, plan.clip)
+        progress.meta_steps += 1
+        if not math.isfinite(norm):
+            _count_skipped(plan, progress)
+            break  # this episode's theta or state is beyond repair: go on with fresh problems
+        progress.skipped_in_a_row = 0
+        meta_losses.append(estimate.meta_loss)
+        norms.append(norm)
+        carry = estimate.carry
+    count = max(1, len(norms))
+    return {
+        "meta_loss": sum(meta_losses) / count if norms else math.nan,
+        "meta_gradient_norm": sum(norms) / count if norms else math.nan,
+        "meta_lr": optimizer.param_groups[0]["lr"],
+        "skipped_meta_steps": float(progress.skipped),
+    }
+
+
+def _meta_step(
+    rule: LearnedOptimizer, optimizer: torch.optim.Optimizer, estimate: Estimate, clip: float
+) -> float:
+    """Clip and apply a meta-gradient, unless it is not finite; returns its norm before clipping."""
+    for parameter, grad in zip(rule.parameters(), estimate.grads, strict=True):
+        parameter.grad = grad
+    norm = torch.nn.utils.clip_grad_norm_(rule.parameters(), clip).item()
+    if math.isfinite(norm) and math.isfinite(estimate.meta_loss):
+        optimizer.step()
+    else:
+        norm = math.nan
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def _count_skipped(plan: Plan, progress: Progress) -> None:
+    """Count a skipped meta-step; give up after too many in a row."""
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    if progress.skipped_in_a_row >= plan.max_skipped:
+        raise MetaTrainingError(
+            f"{progress.skipped_in_a_row} meta-gradients in a row were not finite (episode "
+            f"{progress.episode}): lower the meta-learning rate or optimizer.output_scale, or use "
+            f"a log or relative meta-loss"
+        )
+
+
+def _select(rule: LearnedOptimizer, validation: float, plan: Plan, progress: Progress) -> None:
+    """Keep the meta-parameters if this validation is the best so far; stop when out of patience."""
+    progress.validation = validation
+    if validation < progress.best_validation or not progress.best:
+        progress.best_validation = validation
+        progress.best_episode = progress.episode
+        progress.best = copy.deepcopy(rule.state_dict())
+        progress.validations_since_best = 0
+        return
+    progress.validations_since_best += 1
+    if plan.patience is not None and progress.validations_since_best >= plan.patience:
+        progress.stopped_early = True
+
+
+@torch.no_grad()
+def zero_gradient_update(optimizee: Optimizee, rule: LearnedOptimizer, horizon: int) -> float:
+    """Mean |update| over a horizon of zero gradients.
+
+    A constant drift where there is nothing to follow is a common cause of late divergence.
+    """
+    theta = torch.zeros(1, optimizee.spec.size).to(optimizee.anchor)
+    state, total = rule.init_state(theta, optimizee.spec), 0.0
+    for step in range(horizon):
+        seen = Observation(
+            torch.zeros_like(theta), theta, theta.new_zeros(1), step, horizon, optimizee.spec
+        )
+        update, state = rule.step(seen, state)
+        theta = theta + update
+        total += update.abs().mean().item()
+    return total / horizon

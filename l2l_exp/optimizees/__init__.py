@@ -1,0 +1,1 @@
+"""Distributions over problems, as pure functions (layer 0)."""

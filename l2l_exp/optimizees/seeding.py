@@ -1,0 +1,56 @@
+"""Random draws as a function of (seed, axis, problem, step), and of nothing else."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Split = Literal["train", "validation", "test"]
+Array = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+
+
+class Seed(NamedTuple):
+    """What every draw of a set of problems starts from.
+
+    Two seeds that differ in any field give unrelated draws, so that training, validation and
+    test problems are disjoint even where their indices agree.
+    """
+
+    split: Split
+    value: int
+
+
+def generator(seed: Seed, axis: str, problem: int, step: int = 0) -> np.random.Generator:
+    """Make the generator of one problem's draws of one kind at one inner step.
+
+    Args:
+        seed: the split and the seed of the set of problems.
+        axis: what is drawn, e.g. "init" or "minibatch"; other axes are independent streams.
+        problem: index of the problem, >= 0.
+        step: inner step, >= 0.
+
+    Returns:
+        A counter-based generator (Philox) with a 128-bit key: streams neither overlap nor depend
+        on how many problems are drawn together, in which order, or on which device.
+    """
+    name = f"{seed.split}/{seed.value}/{axis}/{problem}/{step}"
+    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def draw(
+    seed: Seed,
+    axis: str,
+    problems: Sequence[int],
+    sampler: Callable[[np.random.Generator], Array],
+    *,
+    step: int = 0,
+) -> Tensor:
+    """Stack one draw per problem: (B, ...) on the CPU, float64 or int64 as `sampler` returns it."""
+    return torch.from_numpy(
+        np.stack([sampler(generator(seed, axis, index, step)) for index in problems])
+    )

@@ -1,0 +1,101 @@
+"""The interface of an update rule, and the record of what it sees."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from l2l_exp.optimizees.spec import ParamSpec
+
+State = Any
+"""A NamedTuple whose fields are tensors, or tuples or dicts of tensors (nested at will)."""
+
+Coupling = Literal["none", "tensor", "problem"]
+
+
+class Observation(NamedTuple):
+    """What a rule sees at one inner step. B problems, N coordinates each."""
+
+    grad: Tensor  # (B, N) gradient of the minibatch loss at theta
+    theta: Tensor  # (B, N)
+    loss: Tensor  # (B,) minibatch loss at theta
+    step: int  # inner steps taken so far, >= 0
+    horizon: int  # inner steps of the whole episode, >= 1
+    spec: ParamSpec  # layout of the N coordinates
+
+    def take(self, index: Tensor, coupling: Coupling) -> "Observation":
+        """Restrict to some units that do not talk to each other.
+
+        Args:
+            index: (n,) int64. Coupling "none": flat coordinates in [0, B*N), each of which becomes
+                a problem of one coordinate, (n, 1). Otherwise: problems in [0, B).
+            coupling: the rule's.
+
+        Returns:
+            The same observation of those units; `spec` still describes the whole problem.
+        """
+        if coupling == "none":
+            problem = index.div(self.grad.shape[-1], rounding_mode="floor")
+            grad, theta = (x.flatten()[index].unsqueeze(-1) for x in (self.grad, self.theta))
+            return self._replace(grad=grad, theta=theta, loss=self.loss[problem])
+        return self._replace(grad=self.grad[index], theta=self.theta[index], loss=self.loss[index])
+
+    def detach(self) -> "Observation":
+        """The same values, as constants."""
+        return self._replace(
+            grad=self.grad.detach(), theta=self.theta.detach(), loss=self.loss.detach()
+        )
+
+
+class LearnedOptimizer(nn.Module, ABC):
+    """An update rule whose `parameters()` are the meta-parameters.
+
+    Sign convention, here and everywhere: theta_{t+1} = theta_t + update_t (paper, equation 2).
+
+    Attributes:
+        coupling: which coordinates talk to each other: "none", those of one "tensor", or all of
+            one "problem". Problems never do.
+    """
+
+    coupling: Coupling = "none"
+
+    @abstractmethod
+    def init_state(self, theta: Tensor, spec: ParamSpec) -> State:
+        """Make the state before the first step.
+
+        Args:
+            theta: (B, N) starting points; gives shape, device and dtype.
+            spec: layout of the N coordinates.
+        """
+
+    @abstractmethod
+    def step(self, seen: Observation, state: State) -> tuple[Tensor, State]:
+        """Propose the additive update (B, N), and the next state. No argument is modified."""
+
+    def take(self, state: State, index: Tensor) -> State:
+        """Restrict a state as `Observation.take` restricts an observation.
+
+        This default serves states whose every tensor ends in the axes (B, N); a rule with another
+        layout overrides it.
+        """
+        if self.coupling == "none":
+            return map_state(lambda x: x.flatten(-2)[..., index].unsqueeze(-1), state)
+        return map_state(lambda x: x.index_select(-2, index), state)
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply `function` to every tensor of a state, keeping its structure."""
+    if isinstance(state, Tensor):
+        return function(state)
+    if isinstance(state, dict):
+        return {key: map_state(function, value) for key, value in state.items()}
+    parts = [map_state(function, value) for value in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+
+
+def state_tensors(state: State) -> list[Tensor]:
+    """Every tensor of a state, in order."""
+    tensors: list[Tensor] = []
+    map_state(lambda tensor: (tensors.append(tensor), tensor)[1], state)
+    return tensors

@@ -1,0 +1,55 @@
+"""Recurrent cells written from matrix products, features first."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class LSTMCell(nn.Module):
+    """An LSTM cell with a forget gate, over n independent units: features (F, n).
+
+    Written out because `nn.LSTMCell` cannot be vmapped, and because features first (H, n) lets
+    every gate be a contiguous slice of one product.
+
+    Args:
+        inputs: number of input features, >= 1.
+        hidden_units: H, >= 1.
+        forget_bias: initial bias of the forget gate.
+        rng: draws the weights, uniform in +-1/sqrt(H).
+    """
+
+    def __init__(
+        self, inputs: int, hidden_units: int, *, forget_bias: float, rng: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.hidden_units = hidden_units
+        bound = 1 / math.sqrt(hidden_units)
+
+        def uniform(columns: int) -> nn.Parameter:
+            return nn.Parameter(
+                bound * (2 * torch.rand(4 * hidden_units, columns, generator=rng) - 1)
+            )
+
+        self.input_weight = uniform(inputs)  # rows: input, forget, output gate, candidate
+        self.recurrent_weight = uniform(hidden_units)
+        bias = torch.zeros(4, hidden_units)
+        bias[1] = forget_bias
+        self.bias = nn.Parameter(bias.reshape(-1, 1))
+
+    def forward(self, signal: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance one step.
+
+        Args:
+            signal: (inputs, n).
+            h: (H, n) previous output.
+            c: (H, n) previous cell.
+
+        Returns:
+            The next output and cell, (H, n) each.
+        """
+        gates = torch.addmm(self.bias, self.input_weight, signal)
+        gates = torch.addmm(gates, self.recurrent_weight, h)
+        admit, keep, expose = torch.sigmoid(gates[: 3 * self.hidden_units]).chunk(3)
+        c = keep * c + admit * torch.tanh(gates[3 * self.hidden_units :])
+        return expose * torch.tanh(c), c

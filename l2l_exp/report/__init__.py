@@ -1,0 +1,1 @@
+"""From evaluation records to tables and figures (layer 3)."""
