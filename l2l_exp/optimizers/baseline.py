@@ -1,0 +1,119 @@
+"""Hand-designed rules: torch.optim behind the interface of a learned optimizer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, map_state
+
+Native = Callable[..., torch.optim.Optimizer]
+TUNED = "tuned"
+
+
+class BaselineState(NamedTuple):
+    """The torch optimizer's own state of every parameter group."""
+
+    slots: tuple[dict[str, Tensor], ...]  # per learning rate, e.g. exp_avg (B, N), step ()
+
+
+class Baseline(LearnedOptimizer):
+    """An elementwise torch optimizer, possibly at several learning rates at once.
+
+    On (B, N) an elementwise rule is exactly B separate runs. With G learning rates theta has
+    G*B rows, rate by rate, and each rate is one parameter group.
+
+    Args:
+        optimizer: a class of `torch.optim` (or a callable like one) that is elementwise.
+        lr: learning rate > 0, several of them, or "tuned": found on validation problems before
+            the rule is used.
+        search: (low, high), 0 < low < high: where the tuning of the learning rate begins; it
+            widens when the best value lies at an edge.
+        settings: further arguments of `optimizer`, the same for every learning rate.
+
+    Raises:
+        ValueError: for a learning rate or a range that is not positive.
+
+    Example:
+        >>> rule = Baseline(torch.optim.SGD, lr=0.1, momentum=0.9)
+    """
+
+    coupling = "none"
+
+    def __init__(
+        self,
+        optimizer: Native,
+        lr: float | Sequence[float] | str = TUNED,
+        search: Sequence[float] = (1e-3, 1.0),
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if isinstance(lr, str) and lr != TUNED:
+            raise ValueError(f"lr={lr!r} must be a number > 0, or {TUNED!r}")
+        rates = () if isinstance(lr, str) else (lr,) if isinstance(lr, int | float) else tuple(lr)
+        if not all(rate > 0 for rate in rates):
+            raise ValueError(f"lr={lr} must be > 0")
+        if len(search) != 2 or not 0 < search[0] < search[1]:
+            raise ValueError(f"search={list(search)} must be two rates, 0 < low < high")
+        self.optimizer = optimizer
+        self.rates = tuple(float(rate) for rate in rates)
+        self.search = (float(search[0]), float(search[1]))
+        self.settings = settings
+
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether no learning rate has been chosen yet."""
+        return not self.rates
+
+    def with_rates(self, rates: Sequence[float]) -> "Baseline":
+        """The same rule at other learning rates."""
+        return Baseline(self.optimizer, list(rates), self.search, **self.settings)
+
+    def native(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """The torch optimizer itself, one parameter and group per learning rate."""
+        if self.needs_tuning:
+            raise ValueError("the learning rate is still to be tuned: call with_rates first")
+        groups = [
+            {"params": [parameter], "lr": rate}
+            for parameter, rate in zip(parameters, self.rates, strict=True)
+        ]
+        return self.optimizer(groups, **self.settings)
+
+    def init_state(self, theta: Tensor, spec: ParamSpec) -> BaselineState:
+        """Nothing: torch optimizers make their state at the first step."""
+        return BaselineState(tuple({} for _ in self.rates))
+
+    @torch.no_grad()
+    def step(self, seen: Observation, state: BaselineState) -> tuple[Tensor, BaselineState]:
+        """The update that the torch optimizer makes on a copy of theta: theta' - theta, (G*B, N).
+
+        Raises:
+            ValueError: if theta's rows are not a multiple of the number of learning rates.
+        """
+        if seen.theta.shape[0] % max(1, len(self.rates)):
+            raise ValueError(
+                f"{seen.theta.shape[0]} rows cannot be shared by {len(self.rates)} learning rates"
+            )
+        copies = [part.clone() for part in seen.theta.detach().chunk(max(1, len(self.rates)))]
+        optimizer = self.native(copies)
+        for copy, grad, slots in zip(
+            copies, seen.grad.detach().chunk(len(copies)), state.slots, strict=True
+        ):
+            copy.grad = grad
+            if slots:
+                optimizer.state[copy] = map_state(Tensor.clone, slots)
+        optimizer.step()
+        slots = tuple(
+            {name: x for name, x in optimizer.state[copy].items() if isinstance(x, Tensor)}
+            for copy in copies
+        )
+        return torch.cat(copies) - seen.theta, BaselineState(slots)
+
+    def take(self, state: State, index: Tensor) -> BaselineState:
+        """Restrict to flat coordinates; step counts are shared by all of them."""
+        if len(self.rates) != 1:
+            raise ValueError(f"only a state of one learning rate can be cut, not {self.rates}")
+        cut = map_state(lambda x: x.flatten()[index].unsqueeze(-1) if x.dim() else x, state)
+        return BaselineState(cut.slots)
