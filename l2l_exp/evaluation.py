@@ -77,11 +77,11 @@ class EvalRecord:
 
 
 def recorded_steps(horizon: int, dense: int = DENSE_STEPS) -> list[int]:
-    """Steps whose losses are kept: 0..dense, then about 100 per factor of ten, and the last."""
+    """Steps whose losses are kept: 0..dense, then about 100 per factor of ten, and metric steps."""
     if horizon <= dense:
         return list(range(horizon + 1))
     sparse = np.geomspace(dense, horizon, math.ceil(100 * math.log10(horizon / dense)) + 1)
-    return sorted({*range(dense + 1), *sparse.round().astype(int).tolist(), horizon})
+    return sorted({*range(dense + 1), *sparse.round().astype(int).tolist(), *metric_steps(horizon)})
 
 
 def metric_steps(horizon: int) -> list[int]:

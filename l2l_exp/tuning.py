@@ -47,7 +47,7 @@ def tune(
     """Find the best learning rate for each criterion the optimizee has.
 
     The whole grid is one vectorised run. While the best rate of some criterion lies at an edge,
-    the grid grows by half a decade there.
+    the grid grows by half a decade there. A baseline whose rates are given chooses among those.
 
     Args:
         optimizee: distribution of the problems.
@@ -62,12 +62,12 @@ def tune(
     if seed.split != "validation":
         raise ValueError(f"baselines are tuned on validation problems, not on {seed.split} ones")
     scores: dict[Criterion, dict[float, float]] = {}
-    rates = grid(*baseline.search)
+    rates = grid(*baseline.search) if baseline.needs_tuning else list(baseline.rates)
     while rates:
         records = evaluate(optimizee, baseline.with_rates(rates), problems, seed, horizon)
         for record in records:
             _add(scores, record)
-        rates = _beyond(scores)
+        rates = _beyond(scores) if baseline.needs_tuning else []
     best = {name: min(table, key=lambda rate: table[rate]) for name, table in scores.items()}
     return Tuned(best, {name: dict(sorted(table.items())) for name, table in scores.items()})
 

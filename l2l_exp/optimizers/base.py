@@ -1,7 +1,7 @@
 """The interface of an update rule, and the record of what it sees."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -56,9 +56,12 @@ class LearnedOptimizer(nn.Module, ABC):
     Attributes:
         coupling: which coordinates talk to each other: "none", those of one "tensor", or all of
             one "problem". Problems never do.
+        architecture: what a checkpoint needs to rebuild the rule: `_target_`, the import path of
+            its class, and the class's arguments, nested where one is a module itself.
     """
 
     coupling: Coupling = "none"
+    architecture: Mapping[str, Any] | None = None
 
     @abstractmethod
     def init_state(self, theta: Tensor, spec: ParamSpec) -> State:

@@ -1,0 +1,117 @@
+"""Checkpoints: the meta-parameters as safetensors, the architecture as json beside them."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from l2l_exp.optimizers.base import LearnedOptimizer
+
+FORMAT_VERSION = 1
+PARAMETERS = "rule.safetensors"
+DESCRIPTION = "rule.json"
+TARGET = "_target_"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read; the message names the file and what is wrong with it."""
+
+
+def save(folder: Path, rule: LearnedOptimizer, about: Mapping[str, Any]) -> None:
+    """Write a rule so that `load` rebuilds it without any other file.
+
+    Args:
+        folder: made if needed; an older checkpoint in it is replaced.
+        rule: its state dict and its `architecture` are written.
+        about: provenance for the reader, e.g. run id, seed, validation loss; plain json values.
+
+    Raises:
+        ValueError: if the rule does not know its architecture.
+    """
+    if rule.architecture is None:
+        raise ValueError(f"set the architecture of this {type(rule).__name__} before it is saved")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: x.detach().cpu().contiguous() for name, x in rule.state_dict().items()}
+    save_file(tensors, folder / PARAMETERS)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "architecture": dict(rule.architecture),
+        "about": dict(about),
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load(folder: Path) -> LearnedOptimizer:
+    """Rebuild the rule of a checkpoint folder, on the CPU.
+
+    Raises:
+        CheckpointError: if a file is missing, broken, of a newer format, or not a rule's.
+    """
+    description = read_description(folder)
+    rule = _build(description["architecture"], folder / DESCRIPTION)
+    if not isinstance(rule, LearnedOptimizer):
+        raise CheckpointError(f"{folder / DESCRIPTION} describes {type(rule).__name__}, not a rule")
+    path = folder / PARAMETERS
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no {PARAMETERS}: it is not a whole checkpoint")
+    try:
+        rule.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): it is truncated or foreign") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit its {DESCRIPTION}: {reason}") from error
+    rule.architecture = description["architecture"]
+    return rule
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read and check what a checkpoint says of itself.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no {DESCRIPTION}: give the folder of a checkpoint")
+    try:
+        description = json.loads(path.read_text())
+        version = description["format_version"]
+        description["architecture"][TARGET]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint's description ({error!r})") from error
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{path}: format_version={version!r} must be a number >= 1")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format_version {version}; this l2l_exp reads up to {FORMAT_VERSION}: "
+            f"use a newer one"
+        )
+    return dict(description)
+
+
+def _build(node: Any, path: Path) -> Any:
+    """Make a described object; only classes of modules are ever called."""
+    if isinstance(node, list):
+        return [_build(item, path) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if TARGET not in node:
+        return {key: _build(value, path) for key, value in node.items()}
+    module_name, _, name = str(node[TARGET]).rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path} needs {node[TARGET]}, which cannot be imported ({error})") from error
+    if not (isinstance(target, type) and issubclass(target, nn.Module)):
+        raise CheckpointError(f"{path} asks for {node[TARGET]}, which is not a torch module class")
+    arguments = {key: _build(value, path) for key, value in node.items() if key != TARGET}
+    try:
+        return target(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {node[TARGET]} refuses its arguments ({error})") from error

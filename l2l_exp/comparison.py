@@ -1,0 +1,136 @@
+"""The comparison: a rule and its baselines on the same fresh problems, each at its best."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from l2l_exp.evaluation import (
+    CRITERIA,
+    Criterion,
+    EvalRecord,
+    StepCost,
+    evaluate,
+    measure_step,
+)
+from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizers.base import LearnedOptimizer
+from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.tuning import Tuned, TuningCache, tune
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """On what rules are compared.
+
+    Attributes:
+        horizon: T >= 1, inner steps.
+        problems: n >= 1, fresh test problems.
+        tuning_problems: >= 1, validation problems on which baselines choose their learning rates.
+        seed: of both, which lie in different splits; the same for every meta-seed.
+        identity: what the draws and the loss depend on, as json values; a part of cache keys.
+    """
+
+    horizon: int
+    problems: int
+    tuning_problems: int
+    seed: int
+    identity: Mapping[str, object]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an impossible protocol."""
+        for name in ("horizon", "problems", "tuning_problems"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluation.{name}={getattr(self, name)} must be >= 1")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One rule in a comparison.
+
+    Attributes:
+        name: shown in tables and figures.
+        records: per criterion, the run that is judged by it: a baseline's at the rate tuned for
+            that criterion; the same record for every criterion of a learned rule.
+        tuned: a baseline's learning rates and validation scores.
+        cost: of one inner step.
+    """
+
+    name: str
+    records: Mapping[Criterion, EvalRecord]
+    tuned: Tuned | None
+    cost: StepCost
+
+    def validation_score(self, criterion: Criterion) -> float:
+        """Mean on the validation problems at the tuned rate: what baselines are ranked by."""
+        if self.tuned is None:
+            raise ValueError(f"{self.name} was not scored on validation problems")
+        return self.tuned.scores[criterion][self.tuned.rates[criterion]]
+
+
+def compare(
+    optimizee: Optimizee,
+    rules: Mapping[str, LearnedOptimizer],
+    protocol: Protocol,
+    cache: TuningCache,
+    announce: Callable[[str], None] = lambda text: None,
+) -> list[Contender]:
+    """Evaluate rules on the same fresh test problems, baselines after tuning.
+
+    Args:
+        optimizee: distribution of the problems.
+        rules: name -> rule, in the order of the result.
+        protocol: on what.
+        cache: of tuned learning rates.
+        announce: told what is being done.
+    """
+    contenders = []
+    for name, rule in rules.items():
+        if isinstance(rule, Baseline):
+            announce(f"{name}: learning rate on {protocol.tuning_problems} validation problems")
+            tuned = _tuned(optimizee, rule, protocol, cache)
+            rule = rule.with_rates(sorted(set(tuned.rates.values())))
+        else:
+            tuned = None
+        announce(f"{name}: {protocol.problems} test problems")
+        records = evaluate(
+            optimizee, rule, range(protocol.problems), Seed("test", protocol.seed), protocol.horizon
+        )
+        by_rate = {record.lr: record for record in records}
+        judged = {
+            criterion: by_rate[None if tuned is None else tuned.rates[criterion]]
+            for criterion in CRITERIA
+            if records[0].criterion(criterion) is not None
+        }
+        if isinstance(rule, Baseline):
+            rule = rule.with_rates(rule.rates[:1])
+        contenders.append(Contender(name, judged, tuned, measure_step(optimizee, rule)))
+    return contenders
+
+
+def best_baseline(contenders: list[Contender], criterion: Criterion) -> Contender:
+    """The baseline with the lowest validation score; test problems have no say in it."""
+    return min(contenders, key=lambda contender: contender.validation_score(criterion))
+
+
+def _tuned(
+    optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: TuningCache
+) -> Tuned:
+    """Tune, or remember."""
+    key = {
+        "data": protocol.identity,
+        "horizon": protocol.horizon,
+        "problems": protocol.tuning_problems,
+        "seed": protocol.seed,
+        "optimizer": f"{rule.optimizer.__module__}.{rule.optimizer.__qualname__}",
+        "settings": rule.settings,
+        "rates": rule.rates,
+        "search": rule.search,
+        "device": str(optimizee.anchor.device),
+        "dtype": str(optimizee.anchor.dtype),
+    }
+    tuned = cache.read(key)
+    if tuned is None:
+        seed = Seed("validation", protocol.seed)
+        tuned = tune(optimizee, rule, range(protocol.tuning_problems), seed, protocol.horizon)
+        cache.write(key, tuned)
+    return tuned

@@ -1,0 +1,167 @@
+"""Configuration: schemas of the closed nodes, and the one place where configs become objects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+PACKAGE = Path(__file__).parent
+DTYPES = ("float32", "float64")
+
+
+class ConfigError(ValueError):
+    """A value of the config is impossible; the message names the key, the value and what is right."""
+
+
+@dataclass
+class TrainingConfig:
+    """Group `training`; the fields are those of `l2l_exp.meta.train.Plan`, and open nodes."""
+
+    horizon: int = MISSING
+    truncation: int = MISSING
+    episodes: int = MISSING
+    problems: int = MISSING
+    clip: float = MISSING
+    validation_every: int = MISSING
+    validation_problems: int = MISSING
+    validation_seed: int = MISSING
+    patience: int | None = MISSING
+    max_skipped: int = MISSING
+    gradient: dict[str, Any] = MISSING
+    weights: dict[str, Any] = MISSING
+    form: dict[str, Any] = MISSING
+    schedule: dict[str, Any] = MISSING
+    meta_optimizer: dict[str, Any] = MISSING
+
+
+@dataclass
+class EvaluationConfig:
+    """Group `evaluation`."""
+
+    enabled: bool = MISSING
+    horizon: int = MISSING
+    problems: int = MISSING
+    tuning_problems: int = MISSING
+    seed: int = MISSING
+    cache: str | None = MISSING
+    baselines: dict[str, Any] = MISSING
+
+
+@dataclass
+class TrackingConfig:
+    """Group `tracking`."""
+
+    uri: str | None = MISSING
+    experiment: str | None = MISSING
+    tracker: dict[str, Any] = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Root of `l2l-evaluate`."""
+
+    seed: int = MISSING
+    device: str = MISSING
+    dtype: str = MISSING
+    threads: int | None = MISSING
+    optimizee: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+@dataclass
+class TrainConfig(EvaluateConfig):
+    """Root of `l2l-train`."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def register_schemas() -> None:
+    """Make the schemas known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def folder(name: str) -> Path:
+    """`conf` or `sweeps`: inside the package of a wheel, beside it in a checkout."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+def build(node: DictConfig, **arguments: Any) -> Any:
+    """Make the object that a node with a `_target_` describes.
+
+    Raises:
+        ConfigError: if its constructor refuses a value or a key, or its import path is wrong.
+    """
+    try:
+        return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        raise ConfigError(_explain(error, node)) from error
+
+
+def build_optimizee(cfg: DictConfig) -> Any:
+    """The optimizee, on its device and of its dtype."""
+    import torch
+
+    if cfg.dtype not in DTYPES:
+        raise ConfigError(f"dtype={cfg.dtype} must be one of {', '.join(DTYPES)}")
+    return build(cfg.optimizee).to(_device(cfg), getattr(torch, cfg.dtype))
+
+
+def build_rule(cfg: DictConfig, node: DictConfig) -> Any:
+    """The update rule of a node, on its device and of its dtype; it knows its architecture."""
+    import torch
+
+    rule = build(node)
+    if rule.architecture is None:
+        rule.architecture = plain(node)
+    return rule.to(_device(cfg), getattr(torch, cfg.dtype))
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A resolved node as dicts, lists and scalars."""
+    resolved: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    return dict(resolved)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _device(cfg: DictConfig) -> Any:
+    """The torch device of a config, which must exist."""
+    import torch
+
+    try:
+        device = torch.device(cfg.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={cfg.device} cannot be used here ({reason})") from error
+    return device
+
+
+def _explain(error: InstantiationException, node: DictConfig) -> str:
+    """One line: the key, and what the constructor said."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.removeprefix("full_key: ") for line in lines if "full_key" in line), None)
+    reason = " ".join(str(cause).split()) if cause is not error else lines[0]
+    return f"{key or node._get_full_key(None)}: {reason}"

@@ -1,0 +1,148 @@
+"""What a command tells its user: progress, the comparison, where things lie."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from l2l_exp.meta.train import Plan, Progress
+from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizers.base import LearnedOptimizer
+
+LINE_SECONDS = 10.0
+"""On what is not a terminal a line of progress appears at most this often."""
+CRITERIA = ("average", "final", "held_out")
+
+
+class Console:
+    """Writes to standard output; bars on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        width = None if sys.stdout.isatty() else 120
+        self._out = rich.console.Console(width=width, highlight=False, soft_wrap=False)
+
+    def started(self, run_id: str, folder: Path) -> None:
+        """Name the run."""
+        self._say(f"run {run_id} in {folder}")
+
+    def finished(self, run_id: str, folder: Path, uri: str | None) -> None:
+        """Say where everything lies."""
+        for path in sorted(folder.iterdir()):
+            if path.suffix in (".png", ".json", ".parquet") or path.name == "checkpoint":
+                self._say(f"  {path}")
+        if uri is not None:
+            self._say(f"  run {run_id} in {uri}: look at it with  mlflow ui --backend-store-uri {uri}")
+
+    @contextmanager
+    def training(
+        self, plan: Plan, optimizee: Optimizee, rule: LearnedOptimizer
+    ) -> Iterator[Callable[[Progress, Mapping[str, float]], None]]:
+        """Show meta-training: episodes, validation loss, time left."""
+        size = sum(parameter.numel() for parameter in rule.parameters())
+        self._say(
+            f"meta-training {size} meta-parameters: {plan.episodes} episodes of {plan.problems} "
+            f"problems x {optimizee.spec.size} coordinates x {plan.horizon} steps"
+        )
+        if self._out.is_terminal:
+            with Bars(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TimeRemainingColumn(), console=self._out,
+            ) as bars:  # fmt: skip
+                task = bars.add_task("episodes", total=plan.episodes)
+                yield lambda progress, metrics: bars.update(
+                    task, completed=progress.episode, description=_standing(progress)
+                )
+            return
+        last = time.perf_counter()
+
+        def line(progress: Progress, metrics: Mapping[str, float]) -> None:
+            nonlocal last
+            done = progress.episode == plan.episodes or progress.stopped_early
+            if done or time.perf_counter() - last >= LINE_SECONDS:
+                last = time.perf_counter()
+                left = progress.seconds / progress.episode * (plan.episodes - progress.episode)
+                self._say(
+                    f"  episode {progress.episode}/{plan.episodes}  {_standing(progress)}  "
+                    f"{progress.seconds:.0f} s, {0 if done else left:.0f} s left"
+                )
+
+        yield line
+
+    @contextmanager
+    def evaluation(self) -> Iterator[Callable[[str], None]]:
+        """Show what is being evaluated."""
+        if self._out.is_terminal:
+            with self._out.status("evaluating") as status:
+                yield lambda text: status.update(f"evaluating {text}")
+        else:
+            yield lambda text: self._say(f"  evaluating {text}")
+
+    def comparison(self, summary: Mapping[str, Any]) -> None:
+        """Print the comparison as a table."""
+        self._out.print(_table(summary))
+        for criterion, paired in summary["paired"].items():
+            if paired is not None:
+                ratio = paired["log_ratio"]
+                self._say(
+                    f"{criterion}: learned / {paired['best_baseline']} (best on validation) = "
+                    f"{_ratio(ratio['median'])}  [{_ratio(ratio['low'])}, {_ratio(ratio['high'])}]"
+                )
+        self._say(f"brackets: {summary['interval']}, n = {summary['n_problems']}")
+
+    def _say(self, text: str) -> None:
+        """Print a line as it is, at once."""
+        self._out.print(text, markup=False, soft_wrap=True)
+
+
+def _standing(progress: Progress) -> str:
+    """Validation loss so far."""
+    if not progress.best:
+        return "no validation yet"
+    return (
+        f"validation loss {progress.validation:.4g}, best {progress.best_validation:.4g} "
+        f"(episode {progress.best_episode})"
+    )
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    """Rules as rows, criteria as columns."""
+    table = Table(
+        title=f"Median loss over {summary['n_problems']} fresh problems after "
+        f"{summary['horizon']} steps of {summary['optimizee']}"
+    )
+    table.add_column("rule")
+    shown = [name for name in CRITERIA if summary["learned"][name] is not None]
+    for name in shown:
+        table.add_column(name, justify="right")
+    has_accuracy = "held_out_accuracy" in summary["learned"]
+    if has_accuracy:
+        table.add_column("held-out accuracy", justify="right")
+    for name in ("not ok", "µs/step"):
+        table.add_column(name, justify="right")
+    for name, one in {"learned": summary["learned"], **summary["baselines"]}.items():
+        cells = [_cell(one[criterion]) for criterion in shown]
+        if has_accuracy:
+            cells.append(f"{one['held_out_accuracy']['median']:.3f}")
+        failed = sum(count for status, count in one["status"].items() if status != "ok")
+        cells += [str(failed), f"{one['seconds_per_step'] * 1e6:.0f}"]
+        table.add_row(name, *cells)
+    return table
+
+
+def _cell(spread: Mapping[str, float]) -> str:
+    """A median with its interval."""
+    return f"{spread['median']:.4g}  [{spread['low']:.4g}, {spread['high']:.4g}]"
+
+
+def _ratio(logarithm: float) -> str:
+    """A log ratio as a ratio."""
+    import math
+
+    return f"{math.exp(logarithm):.3f}"

@@ -1,0 +1,125 @@
+"""Figures: functions of the curves table and of summaries."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+CRITERION_LABELS = {
+    "average": "average over steps",
+    "final": "final, training part",
+    "held_out": "final, held-out part",
+}
+LEARNED_COLOR = "black"
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "pdf.fonttype": 42,  # text stays text
+}
+BAND_ALPHA = 0.15
+
+
+def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
+    """Draw a rule against its baselines: losses over steps, and paired ratios with intervals.
+
+    Args:
+        table: as `frames.curves` makes it, of one run.
+        summary: as `summary.summarize` makes it, of the same run.
+
+    Returns:
+        A figure with a panel of minibatch losses (median and interquartile range over problems),
+        one of held-out losses where there are any, and one of paired ratios learned / baseline
+        (median, 95 % bootstrap interval over problems).
+    """
+    colors = _colors(table)
+    held_out = summary["learned"]["held_out"] is not None
+    columns = 3 if held_out else 2
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.2 * columns, 3.6), layout="constrained")
+        axes = figure.subplots(1, columns)
+        _curves(axes[0], table, colors, "loss", "minibatch loss")
+        if held_out:
+            _curves(axes[1], table, colors, "held_out_loss", "held-out loss")
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].legend(handles, labels, frameon=False, fontsize=8)
+        _ratios(axes[-1], summary, colors)
+        figure.suptitle(_title(summary), fontsize=10)
+    return figure
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    """What was compared, on how many problems; failures are named."""
+    failed = {
+        name: sum(count for status, count in one["status"].items() if status != "ok")
+        for name, one in {"learned": summary["learned"], **summary["baselines"]}.items()
+    }
+    failures = ", ".join(f"{name} {count}" for name, count in failed.items() if count)
+    title = (
+        f"{summary['optimizee']}: n = {summary['n_problems']} fresh test problems, meta-seed "
+        f"{summary['seed']}, learning rates tuned on validation problems"
+    )
+    return f"{title}\nnot ok: {failures}" if failures else title
+
+
+def _colors(table: pd.DataFrame) -> dict[str, Any]:
+    """Rule -> colour: the learned rule black, baselines from a colour-blind safe palette."""
+    baselines = list(table.loc[table["kind"] == "baseline", "rule"].unique())
+    learned = list(table.loc[table["kind"] == "learned", "rule"].unique())
+    palette = sns.color_palette("colorblind", max(1, len(baselines)))
+    return dict.fromkeys(learned, LEARNED_COLOR) | dict(zip(baselines, palette, strict=False))
+
+
+def _curves(
+    axes: Axes, table: pd.DataFrame, colors: Mapping[str, Any], column: str, label: str
+) -> None:
+    """Median and interquartile range over problems, each baseline at its rate tuned for `final`."""
+    shown = table[(table["kind"] == "learned") | table["tuned_for"].astype(str).str.contains("final")]
+    shown = shown[shown[column].notna() & (shown["step"] > 0)]
+    for rule, color in colors.items():
+        rows = shown[shown["rule"] == rule]
+        bands = rows.groupby("step")[column].quantile([0.25, 0.5, 0.75]).unstack()
+        learned = color == LEARNED_COLOR
+        axes.plot(
+            bands.index, bands[0.5], color=color, label=rule, linewidth=2 if learned else 1.2,
+            zorder=3 if learned else 2,
+        )  # fmt: skip
+        axes.fill_between(
+            bands.index, bands[0.25], bands[0.75], color=color, alpha=BAND_ALPHA, linewidth=0
+        )
+    axes.set(yscale="log", xlabel="inner step", ylabel=label)
+    axes.set_title("median and interquartile range over problems", fontsize=8)
+    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+
+
+def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -> None:
+    """Paired ratio to every baseline, per criterion; below 1 the learned rule is better."""
+    criteria = [name for name in CRITERION_LABELS if summary["learned"][name] is not None]
+    baselines: Sequence[str] = list(summary["baselines"])
+    spread = np.linspace(0.3, -0.3, len(baselines)) if len(baselines) > 1 else [0.0]
+    for place, criterion in enumerate(reversed(criteria)):
+        for baseline, shift in zip(baselines, spread, strict=True):
+            interval = summary["comparisons"][baseline][criterion]["log_ratio"]
+            bounds = [interval[key] for key in ("low", "median", "high")]
+            if any(bound is None or not np.isfinite(bound) for bound in bounds):
+                continue
+            low, middle, high = np.exp(bounds)
+            axes.errorbar(
+                middle, place + shift, xerr=[[middle - low], [high - middle]],
+                fmt="o", markersize=4, capsize=2, color=colors[baseline],
+            )  # fmt: skip
+    axes.axvline(1, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(criteria)), [CRITERION_LABELS[name] for name in reversed(criteria)])
+    axes.set(xscale="log", xlabel="loss of learned rule / loss of baseline")
+    axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.tick_params(axis="x", which="both", labelsize=7)
+    axes.set_title("paired median, 95 % bootstrap over problems; left of 1 is better", fontsize=8)
