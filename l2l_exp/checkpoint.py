@@ -62,7 +62,9 @@ def load(folder: Path) -> LearnedOptimizer:
     try:
         rule.load_state_dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): it is truncated or foreign") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): it is truncated or foreign"
+        ) from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its {DESCRIPTION}: {reason}") from error
@@ -107,7 +109,9 @@ def _build(node: Any, path: Path) -> Any:
     try:
         target = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path} needs {node[TARGET]}, which cannot be imported ({error})") from error
+        raise CheckpointError(
+            f"{path} needs {node[TARGET]}, which cannot be imported ({error})"
+        ) from error
     if not (isinstance(target, type) and issubclass(target, nn.Module)):
         raise CheckpointError(f"{path} asks for {node[TARGET]}, which is not a torch module class")
     arguments = {key: _build(value, path) for key, value in node.items() if key != TARGET}

@@ -112,9 +112,7 @@ def best_baseline(contenders: list[Contender], criterion: Criterion) -> Contende
     return min(contenders, key=lambda contender: contender.validation_score(criterion))
 
 
-def _tuned(
-    optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: TuningCache
-) -> Tuned:
+def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: TuningCache) -> Tuned:
     """Tune, or remember."""
     key = {
         "data": protocol.identity,

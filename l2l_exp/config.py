@@ -82,15 +82,17 @@ class TrainConfig(EvaluateConfig):
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
-def register_schemas() -> None:
-    """Make the schemas known to Hydra."""
+def register() -> None:
+    """Make the schemas known to Hydra, and the presets of `sweeps/` as the group of that name."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    for path in sorted(shipped("sweeps").glob("*.yaml")):
+        store.store(path.stem, OmegaConf.load(path), group="sweeps", package="_global_")
 
 
-def folder(name: str) -> Path:
-    """`conf` or `sweeps`: inside the package of a wheel, beside it in a checkout."""
+def shipped(name: str) -> Path:
+    """The folder `conf` or `sweeps`: inside the package of a wheel, beside it in a checkout."""
     inside = PACKAGE / name
     return inside if inside.is_dir() else PACKAGE.parent / name
 
@@ -158,10 +160,7 @@ def _device(cfg: DictConfig) -> Any:
 
 def _explain(error: InstantiationException, node: DictConfig) -> str:
     """One line: the key, and what the constructor said."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if "full_key" in line), None)
-    reason = " ".join(str(cause).split()) if cause is not error else lines[0]
+    reason = lines[0] if error.__cause__ is None else " ".join(str(error.__cause__).split())
     return f"{key or node._get_full_key(None)}: {reason}"

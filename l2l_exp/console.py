@@ -1,5 +1,6 @@
 """What a command tells its user: progress, the comparison, where things lie."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,9 @@ class Console:
             if path.suffix in (".png", ".json", ".parquet") or path.name == "checkpoint":
                 self._say(f"  {path}")
         if uri is not None:
-            self._say(f"  run {run_id} in {uri}: look at it with  mlflow ui --backend-store-uri {uri}")
+            self._say(
+                f"  run {run_id} in {uri}: look at it with  mlflow ui --backend-store-uri {uri}"
+            )
 
     @contextmanager
     def training(
@@ -89,12 +92,12 @@ class Console:
         self._out.print(_table(summary))
         for criterion, paired in summary["paired"].items():
             if paired is not None:
-                ratio = paired["log_ratio"]
+                ratio = {key: math.exp(value) for key, value in paired["log_ratio"].items()}
                 self._say(
                     f"{criterion}: learned / {paired['best_baseline']} (best on validation) = "
-                    f"{_ratio(ratio['median'])}  [{_ratio(ratio['low'])}, {_ratio(ratio['high'])}]"
+                    f"{_cell(ratio)}"
                 )
-        self._say(f"brackets: {summary['interval']}, n = {summary['n_problems']}")
+        self._say(f"brackets: {summary['interval']}, n = {summary['n_problems']}, none below 30")
 
     def _say(self, text: str) -> None:
         """Print a line as it is, at once."""
@@ -114,8 +117,9 @@ def _standing(progress: Progress) -> str:
 def _table(summary: Mapping[str, Any]) -> Table:
     """Rules as rows, criteria as columns."""
     table = Table(
-        title=f"Median loss over {summary['n_problems']} fresh problems after "
-        f"{summary['horizon']} steps of {summary['optimizee']}"
+        title=f"{summary['optimizee']}, {summary['horizon']} steps: median loss, "
+        f"n = {summary['n_problems']} fresh problems",
+        title_justify="left",
     )
     table.add_column("rule")
     shown = [name for name in CRITERIA if summary["learned"][name] is not None]
@@ -137,12 +141,11 @@ def _table(summary: Mapping[str, Any]) -> Table:
 
 
 def _cell(spread: Mapping[str, float]) -> str:
-    """A median with its interval."""
-    return f"{spread['median']:.4g}  [{spread['low']:.4g}, {spread['high']:.4g}]"
+    """A median with its interval, where there is one."""
+    text = f"{spread['median']:.4g}"
+    return text if math.isnan(spread["low"]) else f"{text} {_brackets(spread)}"
 
 
-def _ratio(logarithm: float) -> str:
-    """A log ratio as a ratio."""
-    import math
-
-    return f"{math.exp(logarithm):.3f}"
+def _brackets(spread: Mapping[str, float]) -> str:
+    """An interval."""
+    return f"[{spread['low']:.4g}, {spread['high']:.4g}]"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from l2l_exp.optimizees.base import Optimizee, Problem
+from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizees.repeated import Repeated
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, state_tensors
@@ -133,12 +133,12 @@ def _evaluate_chunk(
         optimizee = Repeated(optimizee, len(rates))
     problem = optimizee.sample(problems, seed)
     episode = Episode(optimizee, problem, horizon)
-    carry = episode.start(rule)
-    first = carry.loss
+    start = episode.start(rule)
+    first = start.loss
     keep, measure = set(recorded_steps(horizon)), set(metric_steps(horizon))
-    losses, means, metrics = [first], [first], [optimizee.metrics(carry.theta, problem)]
+    losses, means, metrics = [first], [first], [optimizee.metrics(start.theta, problem)]
     total, bad = torch.zeros_like(first, dtype=torch.float64), ~first.isfinite()
-    for carry in unroll(episode, rule, carry, horizon):  # noqa: B020
+    for carry in unroll(episode, rule, start, horizon):
         step = carry.seen.step
         total += carry.loss
         bad |= ~(carry.loss <= BLOW_UP * first)  # true for NaN too

@@ -1,18 +1,18 @@
 """What the commands do: from a composed config to a finished run."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from l2l_exp import checkpoint
 from l2l_exp.comparison import Protocol, compare
-from l2l_exp.config import build, build_optimizee, build_rule, flatten, plain
+from l2l_exp.config import ConfigError, build, build_optimizee, build_rule, flatten, plain
 from l2l_exp.console import Console
 from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.train import Plan, Progress
@@ -27,85 +27,108 @@ from l2l_exp.tracking import Tracker
 from l2l_exp.tuning import TuningCache
 
 
-def train(cfg: DictConfig, folder: Path, names: dict[str, str], console: Console) -> None:
+@dataclass(frozen=True)
+class Job:
+    """One run that is to be done.
+
+    Attributes:
+        cfg: composed and checked against the schema of the command.
+        folder: where the run writes.
+        choices: which option of each group was chosen, for titles and tags.
+        console: tells the user.
+    """
+
+    cfg: DictConfig
+    folder: Path
+    choices: Mapping[str, str]
+    console: Console
+
+
+def train(job: Job) -> None:
     """Meta-train a rule, then compare it with the baselines unless `evaluation.enabled` is false.
 
-    Args:
-        cfg: composed for `TrainConfig`.
-        folder: of the run.
-        names: which option of each group was chosen, for titles and tags.
-        console: tells the user.
-
     Raises:
-        ConfigError: for an impossible config, before anything is written.
+        ConfigError, ValueError, OSError: for an impossible config, before anything is written.
         MetaTrainingError: if training cannot go on.
     """
+    cfg = job.cfg
     _set_threads(cfg)
     optimizee = build_optimizee(cfg)
     rule = build_rule(cfg, cfg.optimizer)
+    if not any(True for _ in rule.parameters()):
+        raise ConfigError(
+            f"optimizer={job.choices['optimizer']} has no meta-parameters to train: "
+            f"choose a learned one, or compare it by l2l-evaluate"
+        )
     plan = _plan(cfg)
     meta_loss = MetaLoss(build(cfg.training.weights), build(cfg.training.form))
     meta_loss.weights.check(plan.truncation, plan.horizon)
     gradient, schedule = build(cfg.training.gradient), build(cfg.training.schedule)
     meta_optimizer = build(cfg.training.meta_optimizer)
-    comparison = _comparison(cfg, optimizee) if cfg.evaluation.enabled else None
-    with _run(cfg, folder, names, console) as tracker:
-        with console.training(plan, optimizee, rule) as show:
+    field = _field(cfg) if cfg.evaluation.enabled else None
+    with _run(job) as tracker, job.console.training(plan, optimizee, rule) as show:
 
-            def report(progress: Progress, metrics: dict[str, float]) -> None:
-                tracker.metrics(metrics, progress.episode)
-                if progress.episode == progress.best_episode and "validation_final" in metrics:
-                    checkpoint.save(folder / "checkpoint", rule, _selection(progress))
-                show(progress, metrics)
+        def report(progress: Progress, metrics: Mapping[str, float]) -> None:
+            tracker.metrics(metrics, progress.episode)
+            if progress.episode == progress.best_episode and "validation_final" in metrics:
+                checkpoint.save(job.folder / "checkpoint", rule, _selection(progress))
+            show(progress, metrics)
 
-            progress = meta_train(
-                optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, report
-            )
+        progress = meta_train(
+            optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, report
+        )
         tracker.checkpoint(rule, {**_selection(progress), "seed": cfg.seed})
         cost = _cost(plan, progress)
         tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
-        selection = {"validation_final": progress.best_validation, "episode": progress.best_episode}
-        if comparison is not None:
-            extra = {"cost": cost, "selection": selection}
-            _evaluate(cfg, optimizee, rule, comparison, tracker, names, console, extra)
+        if field is not None:
+            extra = {"cost": cost, "selection": _selection(progress)}
+            _compare(job, optimizee, rule, field, tracker, extra)
 
 
-def evaluate(cfg: DictConfig, folder: Path, names: dict[str, str], console: Console) -> None:
+def evaluate(job: Job) -> None:
     """Compare a trained rule, or a baseline, with the baselines on fresh problems.
 
-    Args and errors as `train`; `cfg` is composed for `EvaluateConfig`.
+    Raises:
+        ConfigError, ValueError, OSError: for an impossible config, before anything is written.
     """
-    _set_threads(cfg)
-    optimizee = build_optimizee(cfg)
-    rule = build_rule(cfg, cfg.optimizer)
-    comparison = _comparison(cfg, optimizee)
-    with _run(cfg, folder, names, console) as tracker:
-        _evaluate(cfg, optimizee, rule, comparison, tracker, names, console, {})
+    _set_threads(job.cfg)
+    optimizee = build_optimizee(job.cfg)
+    rule = build_rule(job.cfg, job.cfg.optimizer)
+    field = _field(job.cfg)
+    with _run(job) as tracker:
+        _compare(job, optimizee, rule, field, tracker, {"source": job.cfg.optimizer.get("source")})
 
 
-def _evaluate(
-    cfg: DictConfig,
+class Field(NamedTuple):
+    """What a rule is compared with, and on what."""
+
+    protocol: Protocol
+    baselines: Mapping[str, LearnedOptimizer]
+    cache: TuningCache
+
+
+def _compare(
+    job: Job,
     optimizee: Optimizee,
     rule: LearnedOptimizer,
-    comparison: tuple[Protocol, dict[str, Baseline], TuningCache],
+    field: Field,
     tracker: Tracker,
-    names: dict[str, str],
-    console: Console,
-    extra: dict[str, Any],
+    extra: Mapping[str, Any],
 ) -> None:
     """Tune, evaluate, write the table, the summary and the figure, and tell the result."""
-    protocol, baselines, cache = comparison
-    name = "learned" if not isinstance(rule, Baseline) else f"{names['optimizer']} (evaluated)"
-    with console.evaluation() as announce:
-        learned, *others = compare(optimizee, {name: rule, **baselines}, protocol, cache, announce)
-    about = {"run_id": tracker.run_id, **names, "seed": cfg.seed}
-    summary = summarize(about, learned, others) | extra
-    table = frames.curves(tracker.run_id, cfg.seed, learned, others)
+    name = f"{job.choices['optimizer']} (evaluated)" if isinstance(rule, Baseline) else "learned"
+    with job.console.evaluation() as announce:
+        learned, *baselines = compare(
+            optimizee, {name: rule, **field.baselines}, field.protocol, field.cache, announce
+        )
+    about = {"run_id": tracker.run_id, **job.choices, "seed": job.cfg.seed}
+    summary = summarize(about, learned, baselines) | dict(extra)
+    table = frames.curves(tracker.run_id, job.cfg.seed, learned, baselines)
     tracker.table("curves", table)
     tracker.record("summary", summary)
     tracker.metrics(_headline(summary), 0)
     tracker.figure("comparison", figures.comparison(table, summary))
-    console.comparison(summary)
+    job.console.comparison(summary)
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, float]:
@@ -119,9 +142,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _comparison(
-    cfg: DictConfig, optimizee: Optimizee
-) -> tuple[Protocol, dict[str, Baseline], TuningCache]:
+def _field(cfg: DictConfig) -> Field:
     """What the evaluation needs, built before anything long begins."""
     section = cfg.evaluation
     protocol = Protocol(
@@ -133,7 +154,7 @@ def _comparison(
     )
     baselines = {str(name): build_rule(cfg, node) for name, node in section.baselines.items()}
     cache = None if section.cache is None else Path(section.cache).expanduser() / "tuning"
-    return protocol, baselines, TuningCache(cache)
+    return Field(protocol, baselines, TuningCache(cache))
 
 
 def _plan(cfg: DictConfig) -> Plan:
@@ -147,7 +168,6 @@ def _selection(progress: Progress) -> dict[str, Any]:
     return {
         "episode": progress.best_episode,
         "validation_final": progress.best_validation,
-        "meta_steps": progress.meta_steps,
     }
 
 
@@ -164,16 +184,15 @@ def _cost(plan: Plan, progress: Progress) -> dict[str, float]:
 
 
 @contextmanager
-def _run(
-    cfg: DictConfig, folder: Path, names: dict[str, str], console: Console
-) -> Iterator[Tracker]:
+def _run(job: Job) -> Iterator[Tracker]:
     """Open a tracked run with its config and origin; close it as finished, killed or failed."""
+    cfg, folder = job.cfg, job.folder
     tracker: Tracker = build(cfg.tracking.tracker)(folder=folder)
     started = time.perf_counter()
-    console.started(tracker.run_id, folder)
+    job.console.started(tracker.run_id, folder)
     try:
         tracker.params(flatten(plain(cfg)))
-        tracker.tags({**names, **code_version(), **environment(), "run_folder": str(folder)})
+        tracker.tags({**job.choices, **code_version(), **environment(), "run_folder": str(folder)})
         tracker.text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         yield tracker
     except KeyboardInterrupt:
@@ -184,7 +203,7 @@ def _run(
         raise
     tracker.metrics({"wall_seconds": time.perf_counter() - started}, 0)
     tracker.finish("FINISHED")
-    console.finished(tracker.run_id, folder, cfg.tracking.uri)
+    job.console.finished(tracker.run_id, folder, cfg.tracking.uri)
 
 
 def _set_threads(cfg: DictConfig) -> None:

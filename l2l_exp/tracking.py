@@ -4,10 +4,12 @@ The only module that knows MLflow, which is imported when a tracker is opened.
 """
 
 import json
+import logging
 import math
 import os
 import socket
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,7 +122,7 @@ class NoTracker(Tracker):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.run_id = folder.name
+        self.run_id = uuid.uuid4().hex
 
     def params(self, values: Mapping[str, object]) -> None:
         """Nothing: the folder holds the config."""
@@ -259,7 +261,9 @@ def trained_rule(source: str | None, uri: str | None) -> LearnedOptimizer:
     if path.is_dir():
         return checkpoint.load(path / "checkpoint" if (path / "checkpoint").is_dir() else path)
     if os.sep in source or uri is None:
-        raise ValueError(f"optimizer.source={source!r} is not a folder: give a checkpoint or run id")
+        raise ValueError(
+            f"optimizer.source={source!r} is not a folder: give a checkpoint or run id"
+        )
     return checkpoint.load(Store(uri).artifact(source, "checkpoint"))
 
 
@@ -274,6 +278,8 @@ def _open_client(uri: str) -> Any:
     """An MLflow client on a store that is known to answer; creates an sqlite store, once."""
     _probe(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("mlflow", "alembic"):  # the store's housekeeping is not the user's concern
+        logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -311,7 +317,7 @@ def _experiment_id(client: Any, uri: str, name: str) -> str:
 
 
 def _probe(uri: str) -> None:
-    """Fail within seconds where a server does not listen; MLflow's client would retry for minutes."""
+    """Fail within seconds where no server listens; MLflow's client would retry for minutes."""
     address = urlparse(uri)
     if address.scheme not in ("http", "https"):
         return

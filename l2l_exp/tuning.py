@@ -144,7 +144,12 @@ def _code_hash() -> str:
     """Hash of the modules that a tuned value depends on."""
     package = Path(__file__).parent
     sources = sorted(
-        [*package.glob("optimizees/*.py"), *package.glob("optimizers/ba*.py"),
-         package / "unroll.py", package / "evaluation.py", package / "tuning.py"]
+        [
+            *package.glob("optimizees/*.py"),
+            *package.glob("optimizers/ba*.py"),
+            package / "unroll.py",
+            package / "evaluation.py",
+            package / "tuning.py",
+        ]
     )
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -225,7 +225,7 @@ def stratified_subset(
 
 
 def _credit(slope: Tensor, grads: list[Tensor]) -> Tensor:
-    """c_s = sum_{t>s} slope_t grad_t: slopes (K, B), K gradients (B, N) at t = 1..K -> (K, B, N)."""
+    """c_s = sum_{t>s} slope_t grad_t: slopes (K, B), K gradients (B, N) -> (K, B, N)."""
     credit = torch.stack(grads).mul_(slope.unsqueeze(-1))
     return credit.flip(0).cumsum(0).flip(0)
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from l2l_exp.meta.schedule import Schedule
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizees.seeding import Seed, generator
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
-from l2l_exp.unroll import Carry, Episode, unroll
+from l2l_exp.unroll import Episode, unroll
 
 MetaOptimizer = Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]
 Report = Callable[["Progress", Mapping[str, float]], None]
@@ -58,14 +59,20 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Raise ValueError for an impossible plan."""
-        for name in ("horizon", "truncation", "episodes", "problems", "validation_every",
-                     "validation_problems", "max_skipped"):
+        for name in (
+            "horizon",
+            "truncation",
+            "episodes",
+            "problems",
+            "validation_every",
+            "validation_problems",
+            "max_skipped",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name}={getattr(self, name)} must be >= 1")
         if self.horizon % self.truncation:
             raise ValueError(
-                f"training.truncation={self.truncation} must divide "
-                f"training.horizon={self.horizon}"
+                f"training.truncation={self.truncation} must divide training.horizon={self.horizon}"
             )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"training.patience={self.patience} must be >= 1, or null")
@@ -114,8 +121,8 @@ class Validator:
         problem = self.optimizee.sample(range(self.problems), Seed("validation", self.seed))
         episode = Episode(self.optimizee, problem, self.horizon)
         carry = episode.start(rule)
-        for carry in unroll(episode, rule, carry, self.horizon):  # noqa: B020
-            pass
+        for after in unroll(episode, rule, carry, self.horizon):
+            carry = after
         loss = self.optimizee.metrics(carry.theta, problem)["train_loss"].mean().item()
         return loss if math.isfinite(loss) else math.inf
 
@@ -194,7 +201,7 @@ def _train_episode(
             rule,
             carry,
             plan.truncation,
-            lambda losses, start=start: meta_loss(losses, first_loss, start, plan.horizon),
+            partial(meta_loss, first=first_loss, start=start, horizon=plan.horizon),
             generator(seed, "meta_gradient", progress.episode, start),
         )
         progress.inner_steps += plan.truncation * plan.problems

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ Data = Mapping[str, Tensor]
 """What `loss` sees: named tensors. With a leading axis B where several problems are meant."""
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True)
+class Problem:
     """B problems: who they are, and their fixed data."""
 
     index: tuple[int, ...]  # B indices, each >= 0
@@ -57,7 +59,9 @@ class Optimizee(nn.Module, ABC):
 
     def place(self, tensor: Tensor) -> Tensor:
         """Move a drawn tensor to the optimizee's device; floating-point ones to its dtype too."""
-        return tensor.to(self.anchor) if tensor.is_floating_point() else tensor.to(self.anchor.device)
+        return (
+            tensor.to(self.anchor) if tensor.is_floating_point() else tensor.to(self.anchor.device)
+        )
 
     @abstractmethod
     def sample(self, problems: Sequence[int], seed: Seed) -> Problem:

@@ -63,7 +63,8 @@ def torchvision_images(name: str, root: str, *, download: bool = True) -> Images
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(
             f"data set {name} is not in {folder / name / 'raw'} ({reason}): put its four "
-            f"idx-ubyte.gz files there, or run with network access and optimizee.data.download=true"
+            f"idx-ubyte.gz files there, or run with network access and "
+            f"optimizee.images.download=true"
         ) from error
     pixels = torch.cat([part.data for part in both]).float() / 255
     return Images(pixels, torch.cat([part.targets for part in both]).long())
@@ -90,7 +91,7 @@ def split_images(
         raise ValueError(f"held_out_fraction={held_out_fraction} must be in (0, 1)")
     parts: dict[Split, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in SPLITS}
     rng = np.random.default_rng(seed)
-    for label in labels.unique().tolist():
+    for label in np.unique(labels.numpy()):
         members = torch.from_numpy(rng.permutation(np.flatnonzero(labels.numpy() == label)))
         for place, name in enumerate(SPLITS):
             mine = members[place :: len(SPLITS)]

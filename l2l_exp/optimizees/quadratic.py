@@ -52,7 +52,9 @@ class Quadratic(Optimizee):
 
         def entries(rng: np.random.Generator) -> np.ndarray:
             shape = (size, size + 1)
-            return rng.random(shape) if self.distribution == "uniform" else rng.standard_normal(shape)
+            return (
+                rng.random(shape) if self.distribution == "uniform" else rng.standard_normal(shape)
+            )
 
         both = self.place(draw(seed, "quadratic", problems, entries))
         return Problem(tuple(problems), seed, {"W": both[..., :size], "y": both[..., size]})

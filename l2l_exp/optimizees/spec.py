@@ -74,7 +74,11 @@ class ParamSpec:
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Inverse of `unflatten`: named tensors (..., *shape) -> (..., N)."""
         return torch.cat(
-            [tensors[t.name].flatten(tensors[t.name].dim() - len(t.shape)) if t.shape
-             else tensors[t.name].unsqueeze(-1) for t in self.tensors],
+            [
+                tensors[t.name].flatten(tensors[t.name].dim() - len(t.shape))
+                if t.shape
+                else tensors[t.name].unsqueeze(-1)
+                for t in self.tensors
+            ],
             dim=-1,
         )

@@ -99,6 +99,7 @@ def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
 
 def state_tensors(state: State) -> list[Tensor]:
     """Every tensor of a state, in order."""
-    tensors: list[Tensor] = []
-    map_state(lambda tensor: (tensors.append(tensor), tensor)[1], state)
-    return tensors
+    if isinstance(state, Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state
+    return [tensor for part in parts for tensor in state_tensors(part)]

@@ -105,11 +105,11 @@ class Baseline(LearnedOptimizer):
             if slots:
                 optimizer.state[copy] = map_state(Tensor.clone, slots)
         optimizer.step()
-        slots = tuple(
+        after = tuple(
             {name: x for name, x in optimizer.state[copy].items() if isinstance(x, Tensor)}
             for copy in copies
         )
-        return torch.cat(copies) - seen.theta, BaselineState(slots)
+        return torch.cat(copies) - seen.theta, BaselineState(after)
 
     def take(self, state: State, index: Tensor) -> BaselineState:
         """Restrict to flat coordinates; step counts are shared by all of them."""

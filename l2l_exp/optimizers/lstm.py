@@ -62,6 +62,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             if not value >= least:
                 raise ValueError(f"{name}={value} must be >= {least}")
         self.encoding = encoding if encoding is not None else LogSign()
+        self.hidden_units = hidden_units
         self.output_scale = output_scale
         rng = torch.Generator().manual_seed(seed)
         sizes = [self.encoding.size] + [hidden_units] * (layers - 1)
@@ -73,10 +74,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
 
     def init_state(self, theta: Tensor, spec: ParamSpec) -> LSTMState:
         """Zeros, (H, B, N) per layer."""
-        zeros = tuple(
-            torch.zeros(cell.hidden_units, *theta.shape, dtype=theta.dtype, device=theta.device)
-            for cell in self.cells
-        )
+        zeros = tuple(theta.new_zeros(self.hidden_units, *theta.shape) for _ in self.cells)
         return LSTMState(zeros, zeros)
 
     def step(self, seen: Observation, state: LSTMState) -> tuple[Tensor, LSTMState]:

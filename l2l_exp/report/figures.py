@@ -1,29 +1,36 @@
 """Figures: functions of the curves table and of summaries."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final, cast
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-CRITERION_LABELS = {
-    "average": "average over steps",
-    "final": "final, training part",
-    "held_out": "final, held-out part",
-}
+CRITERION_LABELS: Final = MappingProxyType(
+    {
+        "average": "average over steps",
+        "final": "final, training part",
+        "held_out": "final, held-out part",
+    }
+)
 LEARNED_COLOR = "black"
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "pdf.fonttype": 42,  # text stays text
-}
+STYLE: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "pdf.fonttype": 42,  # text stays text
+    }
+)
 BAND_ALPHA = 0.15
 
 
@@ -42,7 +49,7 @@ def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
     colors = _colors(table)
     held_out = summary["learned"]["held_out"] is not None
     columns = 3 if held_out else 2
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(cast(Any, STYLE)):
         figure = Figure(figsize=(4.2 * columns, 3.6), layout="constrained")
         axes = figure.subplots(1, columns)
         _curves(axes[0], table, colors, "loss", "minibatch loss")
@@ -81,11 +88,13 @@ def _curves(
     axes: Axes, table: pd.DataFrame, colors: Mapping[str, Any], column: str, label: str
 ) -> None:
     """Median and interquartile range over problems, each baseline at its rate tuned for `final`."""
-    shown = table[(table["kind"] == "learned") | table["tuned_for"].astype(str).str.contains("final")]
+    shown = table[
+        (table["kind"] == "learned") | table["tuned_for"].astype(str).str.contains("final")
+    ]
     shown = shown[shown[column].notna() & (shown["step"] > 0)]
     for rule, color in colors.items():
         rows = shown[shown["rule"] == rule]
-        bands = rows.groupby("step")[column].quantile([0.25, 0.5, 0.75]).unstack()
+        bands = rows.groupby("step")[column].quantile(np.array([0.25, 0.5, 0.75])).unstack()
         learned = color == LEARNED_COLOR
         axes.plot(
             bands.index, bands[0.5], color=color, label=rule, linewidth=2 if learned else 1.2,
@@ -96,8 +105,7 @@ def _curves(
         )
     axes.set(yscale="log", xlabel="inner step", ylabel=label)
     axes.set_title("median and interquartile range over problems", fontsize=8)
-    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    _plain_log_ticks(axes.yaxis)
 
 
 def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -> None:
@@ -108,18 +116,23 @@ def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -
     for place, criterion in enumerate(reversed(criteria)):
         for baseline, shift in zip(baselines, spread, strict=True):
             interval = summary["comparisons"][baseline][criterion]["log_ratio"]
-            bounds = [interval[key] for key in ("low", "median", "high")]
-            if any(bound is None or not np.isfinite(bound) for bound in bounds):
-                continue
-            low, middle, high = np.exp(bounds)
-            axes.errorbar(
-                middle, place + shift, xerr=[[middle - low], [high - middle]],
-                fmt="o", markersize=4, capsize=2, color=colors[baseline],
-            )  # fmt: skip
+            low, middle, high = (np.exp(interval[key]) for key in ("low", "median", "high"))
+            height = place + shift
+            axes.plot(middle, height, "o", markersize=4, color=colors[baseline])
+            axes.hlines(height, low, high, color=colors[baseline], linewidth=1.5)
     axes.axvline(1, color="0.3", linewidth=1)
+    axes.set_ylim(-0.5, len(criteria) - 0.5)
     axes.set_yticks(range(len(criteria)), [CRITERION_LABELS[name] for name in reversed(criteria)])
-    axes.set(xscale="log", xlabel="loss of learned rule / loss of baseline")
-    axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
-    axes.tick_params(axis="x", which="both", labelsize=7)
-    axes.set_title("paired median, 95 % bootstrap over problems; left of 1 is better", fontsize=8)
+    axes.grid(axis="y", visible=False)
+    axes.set(xscale="log", xlabel="learned / baseline, same problem (below 1: learned is better)")
+    _plain_log_ticks(axes.xaxis)
+    axes.set_title("median ratio and its 95 % bootstrap interval over problems", fontsize=8)
+
+
+def _plain_log_ticks(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 of each decade, labelled as plain numbers; finer ones on short axes."""
+    low, high = np.log10(axis.get_view_interval())
+    subs = (1, 2, 5) if high - low > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())
