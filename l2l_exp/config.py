@@ -15,7 +15,7 @@ DTYPES = ("float32", "float64")
 
 
 class ConfigError(ValueError):
-    """A value of the config is impossible; the message names the key, the value and what is right."""
+    """An impossible value in the config; the message names the key and what would be right."""
 
 
 @dataclass

@@ -110,7 +110,12 @@ def evaluate(
 
     Returns:
         One record per learning rate of a baseline, in order; one record for other rules.
+
+    Raises:
+        ValueError: if there is no problem.
     """
+    if not problems:
+        raise ValueError("an evaluation needs at least one problem, got none")
     rates = rule.rates if isinstance(rule, Baseline) else (None,)
     rows = max(1, COORDINATES_AT_ONCE // (optimizee.spec.size * len(rates)))
     chunks = [problems[i : i + rows] for i in range(0, len(problems), rows)]

@@ -278,11 +278,11 @@ def _open_client(uri: str) -> Any:
     """An MLflow client on a store that is known to answer; creates an sqlite store, once."""
     _probe(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name in ("mlflow", "alembic"):  # the store's housekeeping is not the user's concern
-        logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    for name in ("mlflow", "alembic"):  # the store's housekeeping is not the user's concern
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         if uri.startswith(SQLITE):
             path = Path(uri.removeprefix(SQLITE))

@@ -68,7 +68,7 @@ def tune(
         for record in records:
             _add(scores, record)
         rates = _beyond(scores) if baseline.needs_tuning else []
-    best = {name: min(table, key=lambda rate: table[rate]) for name, table in scores.items()}
+    best = {name: _best(table) for name, table in scores.items()}
     return Tuned(best, {name: dict(sorted(table.items())) for name, table in scores.items()})
 
 
@@ -82,11 +82,16 @@ def _add(scores: dict[Criterion, dict[float, float]], record: EvalRecord) -> Non
             scores.setdefault(name, {})[record.lr] = float(np.mean(values))
 
 
+def _best(table: Mapping[float, float]) -> float:
+    """The rate with the lowest score; among equals the smallest, the safe side."""
+    return min(table, key=lambda rate: (table[rate], rate))
+
+
 def _beyond(scores: Mapping[Criterion, Mapping[float, float]]) -> list[float]:
     """Rates to add because the best of some criterion lies at an edge of the grid."""
     wanted: set[float] = set()
     for table in scores.values():
-        best, known = min(table, key=lambda rate: table[rate]), sorted(table)
+        best, known = _best(table), sorted(table)
         place = round(PER_DECADE * math.log10(best))
         if best == known[0]:
             wanted |= {10 ** (k / PER_DECADE) for k in (place - 2, place - 1)}
@@ -113,7 +118,7 @@ class TuningCache:
         """The file of a key."""
         if self.folder is None:
             return None
-        text = json.dumps({**key, "code": _code_hash()}, sort_keys=True, default=str)
+        text = json.dumps({**key, "code": _code_hash()}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
     def read(self, key: Mapping[str, object]) -> Tuned | None:
@@ -124,10 +129,10 @@ class TuningCache:
         try:
             stored = json.loads(path.read_text())
             scores = {c: {float(r): float(s) for r, s in t.items()} for c, t in stored.items()}
-        except (ValueError, AttributeError, OSError):
+            best = {name: _best(table) for name, table in scores.items()}
+        except (ValueError, TypeError, AttributeError, OSError):
             return None
-        best = {name: min(table, key=lambda rate: table[rate]) for name, table in scores.items()}
-        return Tuned(best, scores)
+        return Tuned(best, scores) if best else None
 
     def write(self, key: Mapping[str, object], tuned: Tuned) -> None:
         """Keep a result; the file appears whole or not at all."""

@@ -105,16 +105,16 @@ class Replay(MetaGradient):
         credit = _credit(slope, [c.seen.grad for c in carries[1:]])
         seen = [c.seen for c in carries[:-1]]
         grads = [torch.zeros_like(parameter) for parameter in rule.parameters()]
-        for index, weight in self._units(rule, episode, rng):
+        for index, weight in self._units(rule, episode, carry.theta.shape[0], rng):
             part = replay(rule, seen, carry.state, credit, index, weight)
             torch._foreach_add_(grads, part)
         return Estimate(grads, meta_loss.item(), losses.detach(), carries[-1])
 
     def _units(
-        self, rule: LearnedOptimizer, episode: Episode, rng: np.random.Generator
+        self, rule: LearnedOptimizer, episode: Episode, problems: int, rng: np.random.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Chunks of independent units: (index (n,), weight (n,)), as `Observation.take` counts."""
-        spec, problems = episode.optimizee.spec, episode.problem.size
+        spec = episode.optimizee.spec
         anchor = episode.optimizee.anchor
         if rule.coupling == "none":
             size = self.chunk

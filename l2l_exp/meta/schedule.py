@@ -9,7 +9,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
-        """Factor, >= 0, at a progress in [0, 1] of the planned meta-steps."""
+        """Factor, >= 0, at a progress in [0, 1] of the planned episodes."""
 
 
 class Constant(Schedule):
@@ -25,7 +25,7 @@ class Cosine(Schedule):
 
     Args:
         final: in [0, 1], factor at the end.
-        warmup: in [0, 1), share of the meta-steps that warm up from 0.
+        warmup: in [0, 1), share of the episodes that warm up from 0.
 
     Raises:
         ValueError: for a value outside these ranges.

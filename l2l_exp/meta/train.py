@@ -79,11 +79,6 @@ class Plan:
         if not self.clip > 0:
             raise ValueError(f"training.clip={self.clip} must be > 0")
 
-    @property
-    def meta_steps(self) -> int:
-        """Meta-steps of the whole plan."""
-        return self.episodes * (self.horizon // self.truncation)
-
 
 @dataclass
 class Progress:
@@ -205,7 +200,7 @@ def _train_episode(
             generator(seed, "meta_gradient", progress.episode, start),
         )
         progress.inner_steps += plan.truncation * plan.problems
-        factor = schedule(progress.meta_steps / plan.meta_steps)
+        factor = schedule((progress.episode + start / plan.horizon) / plan.episodes)
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = factor * rate
         norm = _meta_step(rule, optimizer, estimate, plan.clip)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from l2l_exp.optimizees.seeding import Split
 
+TORCHVISION = ("MNIST", "FashionMNIST")
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -53,18 +54,20 @@ def torchvision_images(name: str, root: str, *, download: bool = True) -> Images
         download: fetch the files where they are missing.
 
     Raises:
+        ValueError: for another name.
         FileNotFoundError: if the files are missing and cannot be fetched; says how to get them.
     """
     folder = Path(root).expanduser()
+    if name not in TORCHVISION:
+        raise ValueError(f"data set {name!r} must be one of {', '.join(TORCHVISION)}")
     dataset = getattr(_torchvision_datasets(), name)
     try:
         both = [dataset(folder, train=train, download=download) for train in (True, False)]
     except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split()).split(": Tried", 1)[0]
         raise FileNotFoundError(
-            f"data set {name} is not in {folder / name / 'raw'} ({reason}): put its four "
-            f"idx-ubyte.gz files there, or run with network access and "
-            f"optimizee.images.download=true"
+            f"data set {name} is not in {folder / name / 'raw'} ({reason}): put its four unpacked "
+            f"idx-ubyte files there, or run with network access and optimizee.images.download=true"
         ) from error
     pixels = torch.cat([part.data for part in both]).float() / 255
     return Images(pixels, torch.cat([part.targets for part in both]).long())

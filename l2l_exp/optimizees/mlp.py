@@ -63,7 +63,7 @@ class ImageMLP(Optimizee):
         hidden_units: int = 20,
         layers: int = 1,
         activation: str = "sigmoid",
-        init_std: float = 0.5,
+        init_std: float = 0.1,
         batch_size: int = 128,
         jitter: Jitter | None = None,
         split_seed: int = 0,

@@ -19,7 +19,7 @@ class Quadratic(Optimizee):
             "uniform" U[0, 1) as in its public code.
         gradient_scale: > 0, factor on the gradient that a rule sees; the public code averages
             128 functions into one loss, which divides every gradient by 128. Losses are reported
-            unscaled.
+            unscaled; meta-gradients carry the same factor, to which Adam is indifferent.
         init_std: >= 0, theta_0 ~ N(0, init_std^2) (public code: .01).
 
     Raises:

@@ -67,7 +67,7 @@ class ParamSpec:
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """Cut (..., N) into named tensors of shape (..., *shape): views, differentiable."""
         return {
-            tensor.name: theta[..., tensor.slice].reshape(*theta.shape[:-1], *tensor.shape)
+            tensor.name: theta[..., tensor.slice].reshape((*theta.shape[:-1], *tensor.shape))
             for tensor in self.tensors
         }
 

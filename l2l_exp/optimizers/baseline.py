@@ -53,7 +53,7 @@ class Baseline(LearnedOptimizer):
         if isinstance(lr, str) and lr != TUNED:
             raise ValueError(f"lr={lr!r} must be a number > 0, or {TUNED!r}")
         rates = () if isinstance(lr, str) else (lr,) if isinstance(lr, int | float) else tuple(lr)
-        if not all(rate > 0 for rate in rates):
+        if not isinstance(lr, str) and not (rates and all(rate > 0 for rate in rates)):
             raise ValueError(f"lr={lr} must be > 0")
         if len(search) != 2 or not 0 < search[0] < search[1]:
             raise ValueError(f"search={list(search)} must be two rates, 0 < low < high")

@@ -106,15 +106,13 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self, grad: Tensor, h: list[Tensor], c: list[Tensor]
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The same without a graph, in blocks of coordinates that stay in the cache."""
-        update = torch.empty_like(grad)
-        new_h, new_c = [torch.empty_like(x) for x in h], [torch.empty_like(x) for x in c]
-        for start in range(0, grad.numel(), BLOCK):
-            block = slice(start, start + BLOCK)
-            part, part_h, part_c = self._advance(
-                grad[block], [x[:, block] for x in h], [x[:, block] for x in c]
-            )
-            update[block] = part
-            for layer in range(len(h)):
-                new_h[layer][:, block] = part_h[layer]
-                new_c[layer][:, block] = part_c[layer]
-        return update, new_h, new_c
+        blocks = [
+            self._advance(grad[block], [x[:, block] for x in h], [x[:, block] for x in c])
+            for block in (slice(i, i + BLOCK) for i in range(0, grad.numel(), BLOCK))
+        ]
+        updates, new_h, new_c = zip(*blocks, strict=True)
+        return (
+            torch.cat(updates),
+            [torch.cat(parts, 1) for parts in zip(*new_h, strict=True)],
+            [torch.cat(parts, 1) for parts in zip(*new_c, strict=True)],
+        )

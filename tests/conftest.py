@@ -1,0 +1,175 @@
+"""What several test modules share: the tables of components under test, and tiny stand-ins.
+
+A new component is one row of `OPTIMIZEES` or `RULES`: it meets the whole contract battery.
+Everything is in float64, so that equalities can be asked for to the last few digits.
+"""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from l2l_exp.optimizees.base import Optimizee, Problem
+from l2l_exp.optimizees.data import Images, Jitter, digits
+from l2l_exp.optimizees.mlp import ImageMLP
+from l2l_exp.optimizees.quadratic import Quadratic
+from l2l_exp.optimizees.repeated import Repeated
+from l2l_exp.optimizees.seeding import draw
+from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizers.base import LearnedOptimizer, Observation
+from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.encoding import Identity, LogSign
+from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+
+torch.set_num_threads(1)
+settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
+settings.load_profile("l2l_exp")
+
+
+@functools.cache
+def some_digits() -> Images:
+    """The first 300 digits: at least 25 of every class."""
+    whole = digits()
+    return Images(whole.pixels[:300], whole.labels[:300])
+
+
+def tiny_mlp(**changes) -> ImageMLP:
+    """An MLP of a few hundred coordinates with smooth units."""
+    return ImageMLP(some_digits(), **{"hidden_units": 2, "batch_size": 4, **changes})
+
+
+OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
+    "quadratic_gaussian": lambda: Quadratic(4, "gaussian", init_std=1.0),
+    "quadratic_uniform": lambda: Quadratic(3, "uniform", init_std=0.5),
+    "mlp": lambda: tiny_mlp(),
+    "mlp_two_layers": lambda: tiny_mlp(layers=2, activation="tanh"),
+    "mlp_jitter": lambda: tiny_mlp(jitter=Jitter()),
+    "mlp_jitter_two_layers": lambda: tiny_mlp(jitter=Jitter(), layers=2),
+    "repeated": lambda: Repeated(tiny_mlp(jitter=Jitter()), 3),
+}
+
+LEARNED: dict[str, Callable[[], LearnedOptimizer]] = {
+    "lstm": lambda: CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5),
+    "lstm_two_layers": lambda: CoordinatewiseLSTM(3, 2, LogSign(5.0), readout_std=0.5),
+    "lstm_identity": lambda: CoordinatewiseLSTM(2, 1, Identity(), readout_std=0.5),
+    "lstm_identity_two_layers": lambda: CoordinatewiseLSTM(2, 2, Identity(0.5), readout_std=0.5),
+}
+
+BASELINES: dict[str, Callable[[], LearnedOptimizer]] = {
+    "sgd": lambda: Baseline(torch.optim.SGD, 0.02),
+    "momentum": lambda: Baseline(torch.optim.SGD, 0.02, momentum=0.9),
+    "nag": lambda: Baseline(torch.optim.SGD, 0.02, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: Baseline(torch.optim.RMSprop, 0.02),
+    "adam": lambda: Baseline(torch.optim.Adam, 0.02),
+}
+
+RULES = LEARNED | BASELINES
+
+
+@pytest.fixture(params=OPTIMIZEES)
+def optimizee(request) -> Optimizee:
+    """Every optimizee of the table, in float64."""
+    return OPTIMIZEES[request.param]().double()
+
+
+@pytest.fixture(params=RULES)
+def rule(request) -> LearnedOptimizer:
+    """Every rule of the table, in float64."""
+    return RULES[request.param]().double()
+
+
+@pytest.fixture(params=LEARNED)
+def learned_rule(request) -> LearnedOptimizer:
+    """Every rule that has meta-parameters, in float64."""
+    return LEARNED[request.param]().double()
+
+
+@pytest.fixture(params=BASELINES)
+def baseline(request) -> Baseline:
+    """Every baseline of the table."""
+    return BASELINES[request.param]()
+
+
+@pytest.fixture
+def mlp() -> ImageMLP:
+    """One of the tiny MLPs, with jitter, in float64."""
+    return tiny_mlp(jitter=Jitter()).double()
+
+
+class Separable(Optimizee):
+    """f(theta) = sum_i curvature_i (theta_i - target_i)^2 / 2; target 0; every step the same."""
+
+    def __init__(self, curvature=(1.0, 2.0, 3.0), start=3.0, spread=0.5) -> None:
+        super().__init__()
+        self.start, self.spread = start, spread
+        self.register_buffer("curvature", torch.tensor(curvature))
+        self.spec = ParamSpec.of({"theta": ((len(curvature),), "free")})
+
+    def sample(self, problems, seed):
+        return Problem(tuple(problems), seed, {})
+
+    def init(self, problems, seed):
+        offset = draw(seed, "init", problems, lambda rng: rng.uniform(-1, 1, self.spec.size))
+        return self.place(self.start + self.spread * offset)
+
+    def minibatch(self, problem, step):
+        return {"active": torch.ones(problem.size).to(self.anchor)}
+
+    def loss(self, theta, data):
+        return (data["active"] * self.curvature * theta**2).sum() / 2
+
+    def metrics(self, theta, problem):
+        return {"train_loss": (self.curvature * theta**2).sum(-1) / 2}
+
+
+class Linear(Separable):
+    """f_t(theta) = a_t . theta + 10, another slope a_t for every problem and step: no Hessian."""
+
+    def minibatch(self, problem, step):
+        slope = draw(
+            problem.seed, "slope", problem.index, lambda rng: rng.normal(size=self.spec.size),
+            step=step,
+        )  # fmt: skip
+        return {"slope": self.place(slope)}
+
+    def loss(self, theta, data):
+        return data["slope"] @ theta + 10
+
+    def metrics(self, theta, problem):
+        return {"train_loss": theta.sum(-1)}
+
+
+class Scripted(LearnedOptimizer):
+    """A rule by hand: update = gain * script(observation), without state."""
+
+    def __init__(self, script: Callable[[Observation], torch.Tensor], gain: float = 1.0) -> None:
+        super().__init__()
+        self.script = script
+        self.gain = nn.Parameter(torch.tensor(gain, dtype=torch.float64))
+
+    def init_state(self, theta, spec):
+        return ()
+
+    def step(self, seen, state):
+        return self.gain * self.script(seen), state
+
+
+@pytest.fixture
+def separable() -> Callable[..., Separable]:
+    """Makes a `Separable` in float64."""
+    return lambda *args: Separable(*args).double()
+
+
+@pytest.fixture
+def linear() -> Linear:
+    """A `Linear` in float64."""
+    return Linear().double()
+
+
+@pytest.fixture
+def scripted() -> type[Scripted]:
+    """The class `Scripted`."""
+    return Scripted

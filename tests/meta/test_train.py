@@ -1,0 +1,301 @@
+"""Meta-training: repeatable, honest about failure, ends with what validation chose."""
+
+import copy
+import dataclasses
+import functools
+import math
+
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from l2l_exp.meta.gradients import Backprop, Replay
+from l2l_exp.meta.objective import Final, Form, MetaLoss, Plain, Uniform
+from l2l_exp.meta.schedule import Constant, Cosine
+from l2l_exp.meta.train import MetaTrainingError, Plan, Validator, train, zero_gradient_update
+from l2l_exp.optimizees.quadratic import Quadratic
+from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.unroll import Episode, unroll
+
+MEAN = MetaLoss(Uniform(), Plain())
+PLAN = Plan(
+    horizon=6, truncation=3, episodes=4, problems=3, validation_every=2, validation_problems=4
+)
+
+
+def sgd(lr, **settings):
+    """Makes a plain meta-optimizer."""
+    return functools.partial(torch.optim.SGD, lr=lr, **settings)
+
+
+def small_rule(seed=0):
+    """A tiny LSTM rule in float64."""
+    return CoordinatewiseLSTM(4, 1, readout_std=0.1, output_scale=0.1, seed=seed).double()
+
+
+def meta_train(rule, plan=PLAN, optimizee=None, meta_optimizer=None, **changes):
+    """Train on tiny quadratics; returns progress and what was reported after every episode."""
+    reports = []
+
+    def report(progress, metrics):
+        reports.append((copy.deepcopy(progress), dict(metrics), copy.deepcopy(rule.state_dict())))
+
+    arguments = {
+        "optimizee": optimizee or Quadratic(2, "gaussian", init_std=1.0).double(),
+        "rule": rule,
+        "gradient": Replay(),
+        "meta_loss": MEAN,
+        "meta_optimizer": meta_optimizer or functools.partial(torch.optim.Adam, lr=1e-2),
+        "schedule": Constant(),
+        "plan": plan,
+        "report": report,
+    }
+    return train(**arguments | changes), reports
+
+
+def same(one, other):
+    """Whether two state dicts are bit for bit the same."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+class Poisoned(Quadratic):
+    """Quadratics some of whose training problems have NaN for data."""
+
+    def __init__(self, bad):
+        super().__init__(2, "gaussian", init_std=1.0)
+        self.bad = bad
+
+    def minibatch(self, problem, step):
+        if problem.seed.split != "train":
+            return problem.data
+        bad = torch.tensor([math.nan if self.bad(i) else 1.0 for i in problem.index]).to(
+            self.anchor
+        )
+        return {name: x * bad.view(-1, *[1] * (x.dim() - 1)) for name, x in problem.data.items()}
+
+
+# --- the plan ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({name: 0}, f"training.{name}=0 must be >= 1")
+        for name in ("horizon", "truncation", "episodes", "problems", "validation_every",
+                     "validation_problems", "max_skipped", "patience")
+    ]
+    + [
+        ({"truncation": 4}, "training.truncation=4 must divide training.horizon=6"),
+        ({"clip": 0.0}, "training.clip=0.0 must be > 0"),
+        ({"clip": math.nan}, "training.clip=nan must be > 0"),
+    ],
+)  # fmt: skip
+def test_an_impossible_plan_is_refused_with_key_and_value(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PLAN, **change)
+
+
+def test_weights_that_do_not_fit_the_plan_are_refused_before_training():
+    rule = small_rule()
+    before = copy.deepcopy(rule.state_dict())
+    with pytest.raises(ValueError, match="truncation=3, horizon=6"):
+        meta_train(rule, meta_loss=MetaLoss(Final("horizon"), Plain()))
+    assert same(rule.state_dict(), before)
+
+
+# --- repeatable -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradient", [Replay(), Replay(chunk=2, subset=3), Backprop(2)])
+def test_the_same_seed_gives_the_same_meta_parameters_and_another_seed_others(gradient):
+    def trained(seed):
+        rule = small_rule()
+        plan = dataclasses.replace(PLAN, seed=seed)
+        (progress, reports) = meta_train(rule, plan, gradient=gradient)
+        return reports[-1][2]
+
+    torch.manual_seed(1)
+    one = trained(0)
+    torch.manual_seed(2)
+    assert same(trained(0), one)
+    assert not same(trained(1), one)
+
+
+def test_the_count_of_work_is_right():
+    progress, reports = meta_train(small_rule())
+    assert (progress.episode, progress.meta_steps, progress.skipped) == (4, 8, 0)
+    assert progress.inner_steps == 4 * 6 * 3
+    assert len(reports) == 4 and progress.seconds > 0
+    validated = [
+        i + 1 for i, (_, metrics, _) in enumerate(reports) if "validation_final" in metrics
+    ]
+    assert validated == [2, 4]
+
+
+def test_the_last_episode_is_validated_where_the_interval_does_not_divide():
+    _, reports = meta_train(small_rule(), dataclasses.replace(PLAN, validation_every=3))
+    assert ["validation_final" in metrics for _, metrics, _ in reports] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+# --- what a meta-step does --------------------------------------------------------------------
+
+
+def test_every_window_is_one_clipped_step_against_the_meta_gradient():
+    # One episode of two windows by hand: phi <- phi - lr g min(1, clip / |g|)
+    optimizee, rule = Quadratic(2, "gaussian", init_std=1.0).double(), small_rule()
+    lr, clip = 0.5, 1e-3
+    start, by_hand = copy.deepcopy(rule), copy.deepcopy(rule)
+    episode = Episode(optimizee, optimizee.sample(range(3), Seed("train", 0)), 6, "loss")
+    carry = episode.start(by_hand).detach()
+    for _ in range(2):
+        carries = list(unroll(episode, by_hand, carry, 3))
+        loss = torch.stack([c.loss for c in carries]).mean()
+        grads = torch.autograd.grad(loss, list(by_hand.parameters()))
+        norm = torch.cat([g.flatten() for g in grads]).norm()
+        assert norm > clip
+        with torch.no_grad():
+            for parameter, grad in zip(by_hand.parameters(), grads, strict=True):
+                parameter -= lr * grad * clip / norm
+        carry = carries[-1].detach()
+    plan = dataclasses.replace(PLAN, episodes=1, clip=clip)
+    meta_train(rule, plan, optimizee, sgd(lr))
+    origin, ours, theirs = (parameters_to_vector(r.parameters()) for r in (start, rule, by_hand))
+    torch.testing.assert_close(ours - origin, theirs - origin, rtol=1e-5, atol=1e-12)
+
+
+def test_the_schedule_scales_the_meta_learning_rate_over_all_meta_steps():
+    schedule = Cosine(final=0.0)
+    _, reports = meta_train(small_rule(), schedule=schedule, meta_optimizer=sgd(0.3))
+    rates = [metrics["meta_lr"] for _, metrics, _ in reports]  # of each episode's last window
+    assert rates == pytest.approx([0.3 * schedule(k / 8) for k in (1, 3, 5, 7)])
+
+
+def test_every_episode_draws_fresh_problems():
+    optimizee = Quadratic(2, "gaussian", init_std=1.0).double()
+    sample, seen = optimizee.sample, []
+
+    def spy(problems, seed):
+        seen.append((seed.split, tuple(problems)))
+        return sample(problems, seed)
+
+    optimizee.sample = spy
+    meta_train(small_rule(), optimizee=optimizee)
+    trained = [index for split, problems in seen if split == "train" for index in problems]
+    assert trained == list(range(12))
+    validated = {problems for split, problems in seen if split == "validation"}
+    assert validated == {(0, 1, 2, 3)} and {split for split, _ in seen} == {"train", "validation"}
+
+
+# --- selection --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_it_ends_with_the_meta_parameters_of_the_best_validation(maximize):
+    # A meta-optimizer that climbs makes the first validation the best one.
+    optimizee, rule = Quadratic(2, "gaussian", init_std=1.0).double(), small_rule()
+    plan = dataclasses.replace(PLAN, episodes=8, horizon=12)
+    progress, reports = meta_train(rule, plan, optimizee, sgd(0.2, maximize=maximize))
+    scores = {p.episode: m["validation_final"] for p, m, _ in reports if "validation_final" in m}
+    best = min(scores, key=lambda episode: scores[episode])
+    assert progress.best_episode == best and progress.best_validation == scores[best]
+    assert same(rule.state_dict(), reports[best - 1][2])
+    assert Validator(optimizee, 4, 0, 12)(rule) == scores[best]
+    assert best < 8 or not maximize
+
+
+def test_it_stops_after_as_many_validations_without_improvement_as_it_has_patience():
+    plan = dataclasses.replace(PLAN, episodes=50, patience=3)
+    progress, reports = meta_train(small_rule(), plan, meta_optimizer=sgd(0.0))
+    assert progress.stopped_early
+    assert progress.episode == len(reports) == (1 + 3) * plan.validation_every
+    assert progress.best_episode == plan.validation_every
+
+
+def test_without_patience_it_goes_on_to_the_end():
+    progress, _ = meta_train(small_rule(), meta_optimizer=sgd(0.0))
+    assert progress.episode == 4 and not progress.stopped_early
+
+
+def test_validation_is_the_mean_final_loss_and_infinite_where_one_problem_diverges(
+    separable, scripted
+):
+    optimizee = separable((1.0,))
+    half = scripted(lambda seen: -0.5 * seen.grad)  # theta halves at every step
+    start = optimizee.init([0, 1], Seed("validation", 0))
+    expected = (start / 2**5).square().sum(1).mean().item() / 2
+    assert Validator(optimizee, 2, 0, 5)(half) == pytest.approx(expected)
+    lost = scripted(lambda seen: seen.grad * (math.nan if seen.step == 3 else 0.0))
+    assert Validator(optimizee, 2, 0, 5)(lost) == math.inf
+
+
+# --- failure ----------------------------------------------------------------------------------
+
+
+def test_a_meta_gradient_that_is_not_finite_is_skipped_and_counted():
+    rule = small_rule()
+    before = copy.deepcopy(rule.state_dict())
+    progress, reports = meta_train(rule, optimizee=Poisoned(lambda i: i in (4, 11)).double())
+    episodes = [before] + [state for _, _, state in reports]
+    changed = [not same(a, b) for a, b in zip(episodes[:-1], episodes[1:], strict=True)]
+    assert changed == [True, False, True, False]  # 3 problems per episode: 4 in the 2nd, 11 last
+    assert progress.skipped == 2 and reports[-1][1]["skipped_meta_steps"] == 2
+    assert math.isnan(reports[1][1]["meta_loss"]) and math.isfinite(reports[2][1]["meta_loss"])
+    assert all(x.isfinite().all() for x in rule.state_dict().values())
+
+
+def test_meta_training_gives_up_after_too_many_skips_in_a_row():
+    plan = dataclasses.replace(PLAN, episodes=20, max_skipped=3)
+    with pytest.raises(MetaTrainingError, match="3 meta-gradients in a row .*episode 4"):
+        meta_train(small_rule(), plan, Poisoned(lambda i: i >= 6).double())
+
+
+def test_skips_that_are_not_in_a_row_do_not_end_meta_training():
+    plan = dataclasses.replace(PLAN, episodes=8, max_skipped=2)
+    progress, _ = meta_train(small_rule(), plan, Poisoned(lambda i: i % 6 == 0).double())
+    assert progress.skipped == 4 and progress.episode == 8
+
+
+def test_a_finite_meta_gradient_of_a_meta_loss_that_is_not_finite_is_skipped_too(
+    separable, scripted
+):
+    class Infinite(Form):
+        def __call__(self, losses, first):
+            return losses + math.inf
+
+    rule, loss = scripted(lambda seen: -0.1 * seen.grad), MetaLoss(Uniform(), Infinite())
+    progress, _ = meta_train(rule, PLAN, separable(), sgd(0.1), meta_loss=loss)
+    assert progress.skipped == 4 and rule.gain.item() == 1
+
+
+# --- what it is for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradient", [Replay(), Backprop(2)])
+def test_meta_training_lowers_the_validation_loss(gradient):
+    optimizee = Quadratic(2, "uniform", init_std=1.0).double()
+    rule = CoordinatewiseLSTM(8, 1, output_scale=0.1).double()
+    plan = Plan(horizon=20, truncation=10, episodes=80, problems=16, validation_problems=32)
+    validate = Validator(optimizee, 32, 0, 20)
+    before = validate(rule)
+    meta_train(rule, plan, optimizee, gradient=gradient)
+    assert validate(rule) < before / 3
+
+
+def test_the_zero_gradient_update_is_a_constant_bias(mlp, scripted):
+    rule = scripted(lambda seen: torch.full_like(seen.grad, -0.25))
+    assert zero_gradient_update(mlp, rule, 7) == pytest.approx(0.25)
+    lstm = CoordinatewiseLSTM(3, output_scale=0.1).double()
+    with torch.no_grad():
+        lstm.readout.zero_()
+        lstm.readout_bias.fill_(3.0)
+    assert zero_gradient_update(mlp, lstm, 7) == pytest.approx(0.3)
+
+
+def test_a_rule_that_follows_gradients_has_no_zero_gradient_update(mlp, scripted):
+    assert zero_gradient_update(mlp, scripted(lambda seen: -seen.grad), 7) == 0

@@ -1,0 +1,411 @@
+"""Every option, experiment and sweep composes and builds; what is misspelt is named.
+
+Options are found by walking conf/ and sweeps/: a new file is tested without a line here.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from l2l_exp import checkpoint, cli
+from l2l_exp.config import (
+    EvaluationConfig,
+    TrackingConfig,
+    TrainingConfig,
+    build,
+    build_optimizee,
+    build_rule,
+    flatten,
+    plain,
+    register,
+    shipped,
+)
+from l2l_exp.meta.train import Plan
+from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizers.base import LearnedOptimizer
+from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+
+CONF, SWEEPS = shipped("conf"), shipped("sweeps")
+ENTRIES = ("train", "evaluate")
+NOT_COMPONENTS = ("experiment", "hydra")
+
+
+def options() -> list[tuple[str, str]]:
+    """(group, option) of every file of every group, nested groups included."""
+    found = []
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF).as_posix()
+        if group != "." and group.split("/")[0] not in NOT_COMPONENTS:
+            found.append((group, path.stem))
+    return found
+
+
+OPTIONS = options()
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+@pytest.fixture
+def composed() -> Iterator[Callable[..., DictConfig]]:
+    """Composes as the commands do: composed("train", "seed=1")."""
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield lambda entry, *overrides, **settings: compose(
+            entry, overrides=list(overrides), **settings
+        )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    """A checkpoint for `optimizer=trained`."""
+    rule = CoordinatewiseLSTM(hidden_units=2, layers=1)
+    rule.architecture = {
+        "_target_": "l2l_exp.optimizers.lstm.CoordinatewiseLSTM", "hidden_units": 2, "layers": 1,
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("trained")
+    checkpoint.save(folder, rule, {})
+    return str(folder)
+
+
+def entries_of(group: str) -> list[str]:
+    """The commands that have a group."""
+    return ["train"] if group.split("/")[0] == "training" else list(ENTRIES)
+
+
+def offline(cfg: DictConfig) -> DictConfig:
+    """The same config on images that need no download."""
+    if "images" in cfg.optimizee:
+        cfg.optimizee.images = {"_target_": "l2l_exp.optimizees.data.digits"}
+    return cfg
+
+
+def build_all(node: DictConfig) -> list[object]:
+    """Build a node, or what it holds."""
+    if "_target_" in node:
+        return [build(node)]
+    children = [child for child in node.values() if isinstance(child, DictConfig)]
+    return [thing for child in children for thing in build_all(child)]
+
+
+def build_run(cfg: DictConfig, source: str) -> None:
+    """Build everything that a run of this config would, but the tracker's run."""
+    if "source" in cfg.optimizer:
+        cfg.optimizer.source = source
+    offline(cfg)
+    assert isinstance(build_optimizee(cfg), Optimizee)
+    assert isinstance(build_rule(cfg, cfg.optimizer), LearnedOptimizer)
+    for node in cfg.evaluation.baselines.values():
+        assert isinstance(build_rule(cfg, node), Baseline)
+    build_all(cfg.tracking)
+    if "training" in cfg:
+        keys = {field.name for field in dataclasses.fields(Plan)} - {"seed"}
+        plan = Plan(seed=cfg.seed, **{key: cfg.training[key] for key in keys})
+        build(cfg.training.weights).check(plan.truncation, plan.horizon)
+        built = build_all(cfg.training)
+        assert len(built) == len(OPEN_TRAINING_NODES)
+        meta_optimizer = build(cfg.training.meta_optimizer)
+        assert isinstance(
+            meta_optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer
+        )
+
+
+def header(path: Path) -> str:
+    """The comment lines at the top of a file."""
+    lines = path.read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("#"))
+
+
+def content(path: Path) -> list[str]:
+    """Lines that are neither comment nor blank."""
+    return [line for line in path.read_text().splitlines() if line.strip() and line[0] != "#"]
+
+
+def entry_of(path: Path) -> str:
+    """The command that a header names."""
+    match = re.search(r"^# l2l-(train|evaluate) ", header(path), re.MULTILINE)
+    assert match, f"{path} does not name its command on a line of its own"
+    return match[1]
+
+
+OPEN_TRAINING_NODES = {"gradient", "weights", "form", "schedule", "meta_optimizer"}
+
+
+# ------------------------------------------------------------------ what is shipped
+
+
+def test_there_is_something_to_find():
+    assert len(OPTIONS) >= 20 and EXPERIMENTS and PRESETS
+    groups = {group.split("/")[0] for group, _ in OPTIONS}
+    assert groups == {"optimizee", "optimizer", "training", "evaluation", "tracking"}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(pair) for pair in OPTIONS])
+def test_every_option_composes_and_builds(group, option, composed, source):
+    for entry in entries_of(group):
+        overrides = [f"{group}={option}"]
+        if group.startswith("optimizer/") and entry == "evaluate":
+            overrides.insert(0, "optimizer=lstm")
+        cfg = composed(entry, *overrides)
+        node = OmegaConf.select(cfg, group.replace("/", "."))
+        written = OmegaConf.load(CONF / group / f"{option}.yaml")
+        for key in set(written) - {"defaults"}:
+            assert key in node
+        build_run(cfg, source)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_file_says_what_it_is(path):
+    first = path.read_text().splitlines()[:2]
+    assert first[0].startswith("# ")
+    assert not first[0].startswith("# @package") or first[1].startswith("# ")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_builds_with_its_entry(name, composed, source):
+    entry = entry_of(CONF / "experiment" / f"{name}.yaml")
+    overrides = [f"experiment={name}"]
+    if entry == "evaluate":
+        overrides.append(f"optimizer.source={source}")
+    build_run(composed(entry, *overrides), source)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_a_short_difference_under_a_header(name):
+    path = CONF / "experiment" / f"{name}.yaml"
+    assert path.read_text().splitlines()[0] == "# @package _global_"
+    assert f"experiment={name}" in header(path)
+    assert 0 < len(content(path)) <= 15
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_changes_something_and_everything_it_writes_arrives(name, composed):
+    path = CONF / "experiment" / f"{name}.yaml"
+    entry = entry_of(path)
+    cfg = plain(composed(entry, f"experiment={name}"))
+    assert cfg != plain(composed(entry))
+    written = OmegaConf.to_container(OmegaConf.load(path))
+    arrived = flatten(cfg)
+    for key, value in flatten({k: v for k, v in written.items() if k != "defaults"}).items():
+        if not (isinstance(value, str) and "${" in value):
+            assert arrived[key] == value
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_sweep_composes_and_its_keys_exist(name, composed, source):
+    path = SWEEPS / f"{name}.yaml"
+    entry = entry_of(path)
+    cfg = composed(entry, f"sweeps={name}", return_hydra_config=True)
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    params = cfg.hydra.sweeper.params
+    assert params
+    choices = []
+    for key, values in params.items():
+        parsed = OverridesParser.create().parse_overrides([f"{key}={values}"])[0]
+        assert parsed.is_sweep_override(), f"{key} has a single value"
+        choices.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
+    for place in (0, -1):  # the first and the last value of every key
+        build_run(composed(entry, f"sweeps={name}", *[values[place] for values in choices]), source)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_sweep_tells_its_command_and_its_cost(name):
+    told = header(SWEEPS / f"{name}.yaml")
+    assert f"sweeps={name}" in told and "cost" in told.lower()
+    table = (SWEEPS / "README.md").read_text()
+    assert f"| `{name}` |" in table and f"sweeps={name}" in table
+
+
+def test_a_sweep_changes_nothing_but_hydra(composed):
+    for name in PRESETS:
+        entry = entry_of(SWEEPS / f"{name}.yaml")
+        assert (
+            set(OmegaConf.load(SWEEPS / f"{name}.yaml")) == {"hydra"}
+            or plain(composed(entry, f"sweeps={name}")).keys() == plain(composed(entry)).keys()
+        )
+
+
+# ------------------------------------------------------------------ keys that scripts rely on
+
+ROOT_KEYS = ["seed", "device", "dtype", "threads"]
+SHARED_KEYS = [
+    *ROOT_KEYS, "evaluation.horizon", "evaluation.problems", "evaluation.seed", "tracking.uri",
+    "tracking.experiment",
+]  # fmt: skip
+TRAINING_KEYS = [f"training.{k}" for k in ("horizon", "truncation", "episodes", "problems")]
+OPTION_KEYS = {
+    "optimizer=lstm": ["hidden_units", "layers", "output_scale"],
+    "optimizer=trained": ["source"],
+    "optimizee=digits_mlp": ["hidden_units", "layers", "activation", "init_std"],
+    "optimizee=mnist_mlp": ["hidden_units", "layers", "activation", "init_std"],
+    "optimizee=fashion_mlp": ["hidden_units", "layers", "activation", "init_std"],
+    "optimizee=quadratic": ["init_std", "distribution"],
+    **{
+        f"optimizer={stem}": ["lr"]
+        for group, stem in OPTIONS
+        if group == "optimizer" and "baseline" in (CONF / group / f"{stem}.yaml").read_text()
+    },
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_keys_that_scripts_rely_on_exist(entry, composed):
+    keys = flatten(plain(composed(entry)))
+    for key in SHARED_KEYS + (TRAINING_KEYS if entry == "train" else []):
+        assert key in keys
+
+
+@pytest.mark.parametrize("choice", OPTION_KEYS)
+def test_keys_of_components_are_scalars_that_can_be_swept(choice, composed):
+    node = composed("evaluate", choice)[choice.split("=")[0]]
+    for key in OPTION_KEYS[choice]:
+        assert key in node
+        assert not OmegaConf.is_config(node[key])
+
+
+def test_the_five_baselines_are_found():
+    found = [choice for choice, keys in OPTION_KEYS.items() if keys == ["lr"]]
+    assert len(found) >= 5
+
+
+def test_evaluation_none_turns_evaluation_off_and_nothing_else(composed):
+    on, off = plain(composed("train")), plain(composed("train", "evaluation=none"))
+    assert on["evaluation"]["enabled"] is True and off["evaluation"]["enabled"] is False
+    on["evaluation"]["enabled"] = False
+    assert on == off
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_tracking_none_has_no_store(entry, composed):
+    tracking = composed(entry, "tracking=none").tracking
+    assert tracking.uri is None and tracking.experiment is None
+
+
+def test_the_evaluation_horizon_follows_the_training_horizon_until_it_is_set(composed):
+    assert composed("train", "training.horizon=40").evaluation.horizon == 40
+    assert composed("train", "training.horizon=40", "evaluation.horizon=7").evaluation.horizon == 7
+
+
+def test_the_meta_seed_reaches_the_rule_and_not_the_test_problems(composed):
+    cfg = plain(composed("train", "seed=17"))
+    assert cfg["optimizer"]["seed"] == 17
+    seeds = (cfg["evaluation"]["seed"], cfg["training"]["validation_seed"])
+    assert seeds == (0, 0) and cfg["optimizee"].get("split_seed", 0) == 0
+
+
+# ------------------------------------------------------------------ schemas
+
+
+def test_the_training_group_is_the_plan_and_the_open_nodes():
+    plan = {field.name: field.type for field in dataclasses.fields(Plan)}
+    schema = {field.name: field.type for field in dataclasses.fields(TrainingConfig)}
+    assert set(schema) - set(plan) == OPEN_TRAINING_NODES
+    assert set(plan) - set(schema) == {"seed"}
+    assert all(schema[name] == plan[name] for name in set(schema) & set(plan))
+
+
+@pytest.mark.parametrize(
+    ("group", "schema"),
+    [
+        ("training", TrainingConfig),
+        ("evaluation", EvaluationConfig),
+        ("tracking", TrackingConfig),
+    ],
+)
+def test_every_key_of_a_schema_has_a_value(group, schema, composed):
+    node = plain(composed("train"))[group]
+    assert set(node) == {field.name for field in dataclasses.fields(schema)}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "sede=1",
+        "training.horizn=5",
+        "evaluation.problms=5",
+        "tracking.url=x",
+        "optimizer.hiden_units=5",
+        "optimizee.hiden_units=5",
+        "training.meta_optimizer.lrr=1",
+        "training.weights.ratoi=1",
+        "evaluation.baselines.adam.betaz=1",
+        "evaluation.baselines.adm.lr=1",
+        "trainin=smoke",
+    ],
+)
+def test_a_misspelt_key_is_named(override, composed):
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        composed("train", override)
+    misspelt = override.split("=")[0].split(".")[-1]
+    if override.startswith("evaluation.baselines.adm"):
+        misspelt = "adm"
+    told = cli._one_line(caught.value)
+    assert misspelt in told and "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=one",
+        "seed=1.5",
+        "seed=null",
+        "threads=many",
+        "training.horizon=long",
+        "training.clip=x",
+        "training.patience=soon",
+        "training.episodes=null",
+        "evaluation.problems=1.5",
+        "evaluation.enabled=perhaps",
+        "evaluation.baselines=none",
+        "training.gradient=4",
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_its_key(override, composed):
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        composed("train", override)
+    key, value = override.split("=")
+    told = cli._one_line(caught.value)
+    assert key in told
+    assert value in told or value == "null"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizee=nothing_like_it",
+        "optimizer=nothing_like_it",
+        "optimizer/encoding=nothing_like_it",
+        "training=nothing_like_it",
+        "training/gradient=nothing_like_it",
+        "evaluation=nothing_like_it",
+        "tracking=nothing_like_it",
+        "experiment=nothing_like_it",
+        "sweeps=nothing_like_it",
+    ],
+)
+def test_an_unknown_option_is_named_beside_those_there_are(override, composed):
+    with pytest.raises(HydraException) as caught:
+        composed("train", override)
+    told = cli._one_line(caught.value)
+    group = override.split("=")[0]
+    assert "nothing_like_it" in told and group in told
+    folder = SWEEPS if group == "sweeps" else CONF / group
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    assert known and all(name in told for name in known)
+
+
+def test_flatten_is_undone_by_walking_the_dots():
+    nested = {"a": {"b": {"c": 1}, "empty": {}}, "list": [{"x": 1}], "none": None}
+    flat = flatten(nested)
+    assert flat == {"a.b.c": 1, "a.empty": {}, "list": [{"x": 1}], "none": None}
