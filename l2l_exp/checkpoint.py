@@ -60,7 +60,7 @@ def load(folder: Path) -> LearnedOptimizer:
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {PARAMETERS}: it is not a whole checkpoint")
     try:
-        rule.load_state_dict(load_file(path))
+        rule.load_state_dict(load_file(path), assign=True)  # keeps float64
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): it is truncated or foreign"
@@ -108,7 +108,7 @@ def _build(node: Any, path: Path) -> Any:
     module_name, _, name = str(node[TARGET]).rpartition(".")
     try:
         target = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise anything while it is imported
         raise CheckpointError(
             f"{path} needs {node[TARGET]}, which cannot be imported ({error})"
         ) from error
@@ -117,5 +117,5 @@ def _build(node: Any, path: Path) -> Any:
     arguments = {key: _build(value, path) for key, value in node.items() if key != TARGET}
     try:
         return target(**arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise CheckpointError(f"{path}: {node[TARGET]} refuses its arguments ({error})") from error

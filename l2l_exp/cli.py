@@ -49,7 +49,7 @@ def _command(name: Command) -> int:
 
     try:
         hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=name)(job)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (Exception, KeyboardInterrupt) as error:  # Hydra's own, or a job's of a sweep
         if debug:
             raise
         failures.append(error)

@@ -115,14 +115,23 @@ def build_optimizee(cfg: DictConfig) -> Any:
 
     if cfg.dtype not in DTYPES:
         raise ConfigError(f"dtype={cfg.dtype} must be one of {', '.join(DTYPES)}")
-    return build(cfg.optimizee).to(_device(cfg), getattr(torch, cfg.dtype))
+    from l2l_exp.optimizees.base import Optimizee
+
+    optimizee = build(cfg.optimizee)
+    if not isinstance(optimizee, Optimizee):
+        raise ConfigError(f"optimizee: {cfg.optimizee._target_} is not an Optimizee")
+    return optimizee.to(_device(cfg), getattr(torch, cfg.dtype))
 
 
 def build_rule(cfg: DictConfig, node: DictConfig) -> Any:
     """The update rule of a node, on its device and of its dtype; it knows its architecture."""
     import torch
 
+    from l2l_exp.optimizers.base import LearnedOptimizer
+
     rule = build(node)
+    if not isinstance(rule, LearnedOptimizer):
+        raise ConfigError(f"{node._get_full_key(None)}: {node._target_} is not a LearnedOptimizer")
     if rule.architecture is None:
         rule.architecture = plain(node)
     return rule.to(_device(cfg), getattr(torch, cfg.dtype))
@@ -151,6 +160,8 @@ def _device(cfg: DictConfig) -> Any:
 
     try:
         device = torch.device(cfg.device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -163,4 +174,11 @@ def _explain(error: InstantiationException, node: DictConfig) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if "full_key" in line), None)
     reason = lines[0] if error.__cause__ is None else " ".join(str(error.__cause__).split())
-    return f"{key or node._get_full_key(None)}: {reason}"
+    key = key or node._get_full_key(None)
+    if isinstance(error.__cause__, TypeError | RuntimeError):  # these do not name the value
+        given = OmegaConf.select(node._get_root(), str(key), default=node)
+        scalars = [
+            f"{k}={v}" for k, v in given.items() if not isinstance(v, dict | list | DictConfig)
+        ]
+        reason += f" (given {', '.join(scalars)})"
+    return f"{key}: {reason}"

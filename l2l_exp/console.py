@@ -89,10 +89,14 @@ class Console:
 
     def comparison(self, summary: Mapping[str, Any]) -> None:
         """Print the comparison as a table."""
+        self._say(
+            f"{summary['optimizee']}, {summary['horizon']} steps: median loss over "
+            f"{summary['n_problems']} fresh problems"
+        )
         self._out.print(_table(summary))
         for criterion, paired in summary["paired"].items():
             if paired is not None:
-                ratio = {key: math.exp(value) for key, value in paired["log_ratio"].items()}
+                ratio = {key: _exp(value) for key, value in paired["log_ratio"].items()}
                 self._say(
                     f"{criterion}: learned / {paired['best_baseline']} (best on validation) = "
                     f"{_cell(ratio)}"
@@ -116,11 +120,7 @@ def _standing(progress: Progress) -> str:
 
 def _table(summary: Mapping[str, Any]) -> Table:
     """Rules as rows, criteria as columns."""
-    table = Table(
-        title=f"{summary['optimizee']}, {summary['horizon']} steps: median loss, "
-        f"n = {summary['n_problems']} fresh problems",
-        title_justify="left",
-    )
+    table = Table()
     table.add_column("rule")
     shown = [name for name in CRITERIA if summary["learned"][name] is not None]
     for name in shown:
@@ -142,10 +142,15 @@ def _table(summary: Mapping[str, Any]) -> Table:
 
 def _cell(spread: Mapping[str, float]) -> str:
     """A median with its interval, where there is one."""
-    text = f"{spread['median']:.4g}"
+    text = f"{spread['median']:.3g}"
     return text if math.isnan(spread["low"]) else f"{text} {_brackets(spread)}"
 
 
 def _brackets(spread: Mapping[str, float]) -> str:
     """An interval."""
-    return f"[{spread['low']:.4g}, {spread['high']:.4g}]"
+    return f"[{spread['low']:.3g}, {spread['high']:.3g}]"
+
+
+def _exp(value: float) -> float:
+    """exp, infinite where it overflows."""
+    return math.exp(value) if value < 709 or math.isnan(value) else math.inf

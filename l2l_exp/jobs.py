@@ -65,6 +65,10 @@ def train(job: Job) -> None:
     meta_loss.weights.check(plan.truncation, plan.horizon)
     gradient, schedule = build(cfg.training.gradient), build(cfg.training.schedule)
     meta_optimizer = build(cfg.training.meta_optimizer)
+    try:
+        meta_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg) if cfg.evaluation.enabled else None
     with _run(job) as tracker, job.console.training(plan, optimizee, rule) as show:
 
@@ -91,6 +95,8 @@ def evaluate(job: Job) -> None:
     Raises:
         ConfigError, ValueError, OSError: for an impossible config, before anything is written.
     """
+    if not job.cfg.evaluation.enabled:
+        raise ConfigError("evaluation=none leaves l2l-evaluate nothing to do: choose another")
     _set_threads(job.cfg)
     optimizee = build_optimizee(job.cfg)
     rule = build_rule(job.cfg, job.cfg.optimizer)
@@ -153,6 +159,12 @@ def _field(cfg: DictConfig) -> Field:
         identity=plain(cfg.optimizee),
     )
     baselines = {str(name): build_rule(cfg, node) for name, node in section.baselines.items()}
+    for name, rule in baselines.items():
+        if not isinstance(rule, Baseline) or name == "learned":
+            raise ConfigError(
+                f"evaluation.baselines.{name} must be a hand-designed rule under another name "
+                f"than 'learned', not a {type(rule).__name__}"
+            )
     cache = None if section.cache is None else Path(section.cache).expanduser() / "tuning"
     return Field(protocol, baselines, TuningCache(cache))
 

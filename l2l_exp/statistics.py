@@ -1,5 +1,6 @@
 """Intervals for heavy-tailed losses: bootstrap over problems, paired log ratios."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,7 +69,9 @@ def _bootstrap(values: Floats, statistic: Callable[..., Floats], seed: int) -> I
         raise ValueError(f"an interval needs values (n,) with n >= 1, got shape {values.shape}")
     if np.isnan(values).any():
         raise ValueError("an interval of NaN values means nothing: count failures as infinite")
-    with np.errstate(invalid="ignore"):  # the mean of inf and -inf is NaN, and says so
+    with np.errstate(invalid="ignore", over="ignore"), warnings.catch_warnings():
+        # the mean of inf and -inf is NaN, and so are its bounds: they say so
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         estimate = float(statistic(values))
         if len(values) < FEWEST_FOR_BOOTSTRAP:
             return Interval(estimate, np.nan, np.nan)

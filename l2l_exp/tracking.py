@@ -158,6 +158,11 @@ class MlflowTracker(Tracker):
     def __init__(
         self, folder: Path, uri: str, experiment: str, run_name: str | None = None
     ) -> None:
+        for key, value in (("uri", uri), ("experiment", experiment)):
+            if not value:
+                raise ValueError(
+                    f"tracking.{key}={value} must be set; tracking=none needs no store"
+                )
         super().__init__(folder)
         self.uri = absolute_uri(uri)
         self._client = _open_client(self.uri)
@@ -279,7 +284,6 @@ def _open_client(uri: str) -> Any:
     _probe(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     for name in ("mlflow", "alembic"):  # the store's housekeeping is not the user's concern
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -292,7 +296,7 @@ def _open_client(uri: str) -> Any:
                 client.search_experiments(max_results=1)
             return client
         return MlflowClient(uri)
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # MLflow lets those of sqlalchemy through
         reason = str(error).splitlines()[0]
         raise TrackingError(f"tracking.uri={uri} cannot be opened ({reason})") from error
 
@@ -303,6 +307,10 @@ def _experiment_id(client: Any, uri: str, name: str) -> str:
 
     existing = client.get_experiment_by_name(name)
     if existing is not None:
+        if existing.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"experiment {name!r} of {uri} was deleted: restore it, or set tracking.experiment"
+            )
         return str(existing.experiment_id)
     location = None
     if uri.startswith(SQLITE):

@@ -61,6 +61,8 @@ class Baseline(LearnedOptimizer):
         self.rates = tuple(float(rate) for rate in rates)
         self.search = (float(search[0]), float(search[1]))
         self.settings = settings
+        probe = {"params": [torch.zeros(1)], "lr": self.rates[0] if self.rates else self.search[0]}
+        optimizer([probe], **settings)  # refuses wrong settings now, not after an hour
 
     @property
     def needs_tuning(self) -> bool:

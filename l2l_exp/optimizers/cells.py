@@ -49,7 +49,16 @@ class LSTMCell(nn.Module):
             The next output and cell, (H, n) each.
         """
         gates = torch.addmm(self.bias, self.input_weight, signal)
+        if not torch.is_grad_enabled():
+            return self._finish_in_place(gates + self.recurrent_weight @ h, c)
         gates = torch.addmm(gates, self.recurrent_weight, h)
         admit, keep, expose = torch.sigmoid(gates[: 3 * self.hidden_units]).chunk(3)
         c = keep * c + admit * torch.tanh(gates[3 * self.hidden_units :])
         return expose * torch.tanh(c), c
+
+    def _finish_in_place(self, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from the gates on, which are overwritten: for where no graph is kept."""
+        admit, keep, expose = gates[: 3 * self.hidden_units].sigmoid_().chunk(3)
+        candidate = gates[3 * self.hidden_units :].tanh_()
+        c = torch.addcmul(keep.mul_(c), admit, candidate)
+        return torch.tanh(c).mul_(expose), c

@@ -112,11 +112,12 @@ def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -
     """Paired ratio to every baseline, per criterion; below 1 the learned rule is better."""
     criteria = [name for name in CRITERION_LABELS if summary["learned"][name] is not None]
     baselines: Sequence[str] = list(summary["baselines"])
-    spread = np.linspace(0.3, -0.3, len(baselines)) if len(baselines) > 1 else [0.0]
+    spread = np.linspace(0.3, -0.3, len(baselines)) if len(baselines) != 1 else [0.0]
     for place, criterion in enumerate(reversed(criteria)):
         for baseline, shift in zip(baselines, spread, strict=True):
             interval = summary["comparisons"][baseline][criterion]["log_ratio"]
-            low, middle, high = (np.exp(interval[key]) for key in ("low", "median", "high"))
+            with np.errstate(over="ignore"):
+                low, middle, high = (np.exp(interval[key]) for key in ("low", "median", "high"))
             height = place + shift
             axes.plot(middle, height, "o", markersize=4, color=colors[baseline])
             axes.hlines(height, low, high, color=colors[baseline], linewidth=1.5)
@@ -131,7 +132,11 @@ def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -
 
 def _plain_log_ticks(axis: Axis) -> None:
     """Ticks at 1, 2 and 5 of each decade, labelled as plain numbers; finer ones on short axes."""
-    low, high = np.log10(axis.get_view_interval())
+    low, high = axis.get_view_interval()
+    if not 0 < low < high < np.inf:  # nothing finite to show
+        getattr(axis.axes, f"set_{axis.axis_name}lim")(0.1, 10)  # type: ignore[attr-defined]
+        return
+    low, high = np.log10([low, high])
     subs = (1, 2, 5) if high - low > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FormatStrFormatter("%g"))

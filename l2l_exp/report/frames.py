@@ -70,11 +70,13 @@ def _records(one: Contender) -> list[tuple[EvalRecord, str]]:
 def _frame(record: EvalRecord) -> pd.DataFrame:
     """One run as rows (step, problem)."""
     steps, problems = len(record.steps), len(record.problems)
+    with np.errstate(over="ignore"):  # beyond single precision: infinite
+        loss, running_mean = record.loss.astype(np.float32), record.running_mean.astype(np.float32)
     columns = {
         "step": np.repeat(record.steps.astype(np.int32), problems),
         "problem": np.tile(record.problems.astype(np.int32), steps),
-        "loss": record.loss.astype(np.float32).ravel(),
-        "running_mean": record.running_mean.astype(np.float32).ravel(),
+        "loss": loss.ravel(),
+        "running_mean": running_mean.ravel(),
         "lr": np.float64(np.nan if record.lr is None else record.lr),
         "status": np.tile(record.status, steps),
     }
@@ -82,6 +84,7 @@ def _frame(record: EvalRecord) -> pd.DataFrame:
     for name in METRICS:
         values = np.full((steps, problems), np.nan, dtype=np.float32)
         if name in record.metrics:
-            values[place] = record.metrics[name]
+            with np.errstate(over="ignore"):
+                values[place] = record.metrics[name]
         columns[name] = values.ravel()
     return pd.DataFrame(columns)
