@@ -131,13 +131,13 @@ def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -
 
 
 def _plain_log_ticks(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 of each decade, labelled as plain numbers; finer ones on short axes."""
+    """Ticks at 1, 2, 3 and 5 of each decade, labelled as plain numbers; finer ones on short axes."""
     low, high = axis.get_view_interval()
     if not 0 < low < high < np.inf:  # nothing finite to show
         getattr(axis.axes, f"set_{axis.axis_name}lim")(0.1, 10)  # type: ignore[attr-defined]
         return
     low, high = np.log10([low, high])
-    subs = (1, 2, 5) if high - low > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    subs = (1, 2, 3, 5) if high - low > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_locator(NullLocator())
