@@ -43,7 +43,7 @@ class ImageMLP(Optimizee):
         hidden_units: >= 1, units of each hidden layer (paper: 20).
         layers: >= 1, hidden layers (paper: 1).
         activation: of the hidden layers, one of `ACTIVATIONS` (paper: sigmoid).
-        init_std: > 0, theta_0 ~ N(0, init_std^2) for weights and biases alike.
+        init_std: > 0, theta_0 ~ N(0, init_std^2) for weights and biases alike (public code: .01).
         batch_size: D, >= 1, images per inner step, drawn with replacement (paper: 128).
         jitter: applied to every drawn image, None for none.
         split_seed: of the split, not the meta-seed.
@@ -63,7 +63,7 @@ class ImageMLP(Optimizee):
         hidden_units: int = 20,
         layers: int = 1,
         activation: str = "sigmoid",
-        init_std: float = 0.1,
+        init_std: float = 0.01,
         batch_size: int = 128,
         jitter: Jitter | None = None,
         split_seed: int = 0,

@@ -131,7 +131,7 @@ def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -
 
 
 def _plain_log_ticks(axis: Axis) -> None:
-    """Ticks at 1, 2, 3 and 5 of each decade, labelled as plain numbers; finer ones on short axes."""
+    """Ticks at 1, 2, 3 and 5 of each decade, as plain numbers; finer ones on short axes."""
     low, high = axis.get_view_interval()
     if not 0 < low < high < np.inf:  # nothing finite to show
         getattr(axis.axes, f"set_{axis.axis_name}lim")(0.1, 10)  # type: ignore[attr-defined]
