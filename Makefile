@@ -15,9 +15,9 @@ endif
 .PHONY: help demo test slow lint ui bench clean
 
 help:            ## Show the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@awk -F':.*## *' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed  ## Install, meta-train on the bundled digits, compare with tuned baselines (8 minutes on 2 cores).
+demo: $(VENV)/.installed  ## Install, meta-train on the bundled digits, compare with tuned baselines.
 	$(BIN)/l2l-train experiment=digits
 
 test: $(VENV)/.installed-dev  ## Install and run the tests (a few minutes).
@@ -41,9 +41,15 @@ bench: $(VENV)/.installed  ## Measure what README and CHANGELOG say about speed.
 clean:           ## Remove the environment; results stay.
 	rm -rf $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) (a minute or two the first time)"
-	@test -x $(BIN)/python || $(CREATE)
+# A stamp, not the folder, says that the environment is whole.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(CREATE) || { rm -rf $(VENV); exit 1; }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (minutes the first time)"
 	@$(INSTALL) .
 	@touch $@
 

@@ -43,7 +43,7 @@ def save(folder: Path, rule: LearnedOptimizer, about: Mapping[str, Any]) -> None
         "architecture": dict(rule.architecture),
         "about": dict(about),
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
 
 
 def load(folder: Path) -> LearnedOptimizer:
@@ -53,9 +53,7 @@ def load(folder: Path) -> LearnedOptimizer:
         CheckpointError: if a file is missing, broken, of a newer format, or not a rule's.
     """
     description = read_description(folder)
-    rule = _build(description["architecture"], folder / DESCRIPTION)
-    if not isinstance(rule, LearnedOptimizer):
-        raise CheckpointError(f"{folder / DESCRIPTION} describes {type(rule).__name__}, not a rule")
+    rule = rebuild(description["architecture"], folder / DESCRIPTION)
     path = folder / PARAMETERS
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {PARAMETERS}: it is not a whole checkpoint")
@@ -69,6 +67,24 @@ def load(folder: Path) -> LearnedOptimizer:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its {DESCRIPTION}: {reason}") from error
     rule.architecture = description["architecture"]
+    rule.about = description.get("about") or {}
+    return rule
+
+
+def rebuild(architecture: Mapping[str, Any], path: Path) -> LearnedOptimizer:
+    """Make a fresh rule of an architecture.
+
+    Args:
+        architecture: as `LearnedOptimizer.architecture`; only classes of torch modules are called.
+        path: where it was read, for messages.
+
+    Raises:
+        CheckpointError: if something in it cannot be imported, is no module class, or refuses its
+            arguments, or if the whole is not a rule.
+    """
+    rule = _build(architecture, path)
+    if not isinstance(rule, LearnedOptimizer):
+        raise CheckpointError(f"{path} describes {type(rule).__name__}, not a rule")
     return rule
 
 
@@ -98,7 +114,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _build(node: Any, path: Path) -> Any:
-    """Make a described object; only classes of modules are ever called."""
+    """Make a described object, whatever it is nested in."""
     if isinstance(node, list):
         return [_build(item, path) for item in node]
     if not isinstance(node, dict):

@@ -33,7 +33,7 @@ def evaluate() -> None:
 def _command(name: Command) -> int:
     """Compose, run the job or jobs, and turn what went wrong into one line and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the exit code is chosen here
-    sys.path.insert(0, os.getcwd())  # a user's own _target_ may lie in the working directory
+    sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     register()

@@ -15,7 +15,7 @@ from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
-from l2l_exp.tuning import Tuned, TuningCache, tune
+from l2l_exp.tuning import Tuned, TuningCache, source_hash, tune
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: Tuni
         "horizon": protocol.horizon,
         "problems": protocol.tuning_problems,
         "seed": protocol.seed,
-        "optimizer": f"{rule.optimizer.__module__}.{rule.optimizer.__qualname__}",
+        "optimizer": getattr(rule.optimizer, "__qualname__", repr(rule.optimizer)),
+        "sources": [source_hash(type(optimizee)), source_hash(rule.optimizer)],
         "settings": rule.settings,
         "rates": rule.rates,
         "search": rule.search,

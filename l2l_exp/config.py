@@ -129,6 +129,7 @@ def build_rule(cfg: DictConfig, node: DictConfig) -> Any:
 
     from l2l_exp.optimizers.base import LearnedOptimizer
 
+    torch.manual_seed(cfg.seed)  # for rules that draw their start from torch's own generator
     rule = build(node)
     if not isinstance(rule, LearnedOptimizer):
         raise ConfigError(f"{node._get_full_key(None)}: {node._target_} is not a LearnedOptimizer")

@@ -130,7 +130,8 @@ def _table(summary: Mapping[str, Any]) -> Table:
         table.add_column("held-out accuracy", justify="right")
     for name in ("not ok", "µs/step"):
         table.add_column(name, justify="right")
-    for name, one in {"learned": summary["learned"], **summary["baselines"]}.items():
+    first = f"{summary['optimizer']} (evaluated)" if "lr" in summary["learned"] else "learned"
+    for name, one in {first: summary["learned"], **summary["baselines"]}.items():
         cells = [_cell(one[criterion]) for criterion in shown]
         if has_accuracy:
             cells.append(f"{one['held_out_accuracy']['median']:.3f}")

@@ -25,7 +25,8 @@ STATUSES = ("ok", "worse_than_start", "diverged")
 BLOW_UP = 10.0
 """A minibatch loss above this multiple of the first one counts as divergence."""
 DENSE_STEPS = 200
-COORDINATES_AT_ONCE = 2_000_000
+COORDINATES_AT_ONCE = 500_000
+"""Problems are walked through in chunks of so many coordinates, which bounds the rule's state."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,6 @@ def evaluate(
     problems: Sequence[int],
     seed: Seed,
     horizon: int,
-    tick: Callable[[], None] = lambda: None,
 ) -> list[EvalRecord]:
     """Run a rule on fresh problems; every rule that gets the same seed meets the same draws.
 
@@ -106,7 +106,6 @@ def evaluate(
         problems: indices of the B problems, walked through in chunks that fit memory.
         seed: split and seed of the draws.
         horizon: T >= 1.
-        tick: called after every inner step of every chunk, e.g. to move a progress bar.
 
     Returns:
         One record per learning rate of a baseline, in order; one record for other rules.
@@ -119,7 +118,7 @@ def evaluate(
     rates = rule.rates if isinstance(rule, Baseline) else (None,)
     rows = max(1, COORDINATES_AT_ONCE // (optimizee.spec.size * len(rates)))
     chunks = [problems[i : i + rows] for i in range(0, len(problems), rows)]
-    parts = [_evaluate_chunk(optimizee, rule, c, seed, horizon, rates, tick) for c in chunks]
+    parts = [_evaluate_chunk(optimizee, rule, c, seed, horizon, rates) for c in chunks]
     return [_join([part[place] for part in parts]) for place in range(len(rates))]
 
 
@@ -131,7 +130,6 @@ def _evaluate_chunk(
     seed: Seed,
     horizon: int,
     rates: Sequence[float | None],
-    tick: Callable[[], None],
 ) -> list[EvalRecord]:
     """Run one chunk of problems at all learning rates at once."""
     if len(rates) > 1:
@@ -152,7 +150,6 @@ def _evaluate_chunk(
             means.append(total / step)
         if step in measure:
             metrics.append(optimizee.metrics(carry.theta, problem))
-        tick()
     whole = EvalRecord(
         problems=np.asarray(problems, dtype=np.int64),
         steps=np.asarray(recorded_steps(horizon)),

@@ -1,8 +1,9 @@
 """What the commands do: from a composed config to a finished run."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,7 @@ def train(job: Job) -> None:
             f"optimizer={job.choices['optimizer']} has no meta-parameters to train: "
             f"choose a learned one, or compare it by l2l-evaluate"
         )
+    checkpoint.rebuild(rule.architecture or {}, Path("optimizer"))  # fail now, not once trained
     plan = _plan(cfg)
     meta_loss = MetaLoss(build(cfg.training.weights), build(cfg.training.form))
     meta_loss.weights.check(plan.truncation, plan.horizon)
@@ -75,7 +77,8 @@ def train(job: Job) -> None:
         def report(progress: Progress, metrics: Mapping[str, float]) -> None:
             tracker.metrics(metrics, progress.episode)
             if progress.episode == progress.best_episode and "validation_final" in metrics:
-                checkpoint.save(job.folder / "checkpoint", rule, _selection(progress))
+                about = {"run_id": tracker.run_id, **_selection(progress), "seed": cfg.seed}
+                checkpoint.save(job.folder / "checkpoint", rule, about)
             show(progress, metrics)
 
         progress = meta_train(
@@ -86,7 +89,7 @@ def train(job: Job) -> None:
         tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
         if field is not None:
             extra = {"cost": cost, "selection": _selection(progress)}
-            _compare(job, optimizee, rule, field, tracker, extra)
+            _compare(job, optimizee, rule, field, tracker, cfg.seed, extra)
 
 
 def evaluate(job: Job) -> None:
@@ -100,9 +103,16 @@ def evaluate(job: Job) -> None:
     _set_threads(job.cfg)
     optimizee = build_optimizee(job.cfg)
     rule = build_rule(job.cfg, job.cfg.optimizer)
+    if not (isinstance(rule, Baseline) or rule.about) and any(True for _ in rule.parameters()):
+        raise ConfigError(
+            f"optimizer={job.choices['optimizer']} is not trained: use optimizer=trained "
+            f"optimizer.source=RUN_ID_OR_FOLDER, or train it by l2l-train"
+        )
     field = _field(job.cfg)
+    seed = int(rule.about.get("seed", job.cfg.seed))  # the meta-seed is the rule's own
+    extra = {"source": job.cfg.optimizer.get("source")}
     with _run(job) as tracker:
-        _compare(job, optimizee, rule, field, tracker, {"source": job.cfg.optimizer.get("source")})
+        _compare(job, optimizee, rule, field, tracker, seed, extra)
 
 
 class Field(NamedTuple):
@@ -119,6 +129,7 @@ def _compare(
     rule: LearnedOptimizer,
     field: Field,
     tracker: Tracker,
+    seed: int,
     extra: Mapping[str, Any],
 ) -> None:
     """Tune, evaluate, write the table, the summary and the figure, and tell the result."""
@@ -127,9 +138,9 @@ def _compare(
         learned, *baselines = compare(
             optimizee, {name: rule, **field.baselines}, field.protocol, field.cache, announce
         )
-    about = {"run_id": tracker.run_id, **job.choices, "seed": job.cfg.seed}
+    about = {"run_id": tracker.run_id, **job.choices, "seed": seed}
     summary = summarize(about, learned, baselines) | dict(extra)
-    table = frames.curves(tracker.run_id, job.cfg.seed, learned, baselines)
+    table = frames.curves(tracker.run_id, seed, learned, baselines)
     tracker.table("curves", table)
     tracker.record("summary", summary)
     tracker.metrics(_headline(summary), 0)
@@ -177,9 +188,10 @@ def _plan(cfg: DictConfig) -> Plan:
 
 def _selection(progress: Progress) -> dict[str, Any]:
     """What a checkpoint says of the moment it is from."""
+    best = progress.best_validation
     return {
         "episode": progress.best_episode,
-        "validation_final": progress.best_validation,
+        "validation_final": best if math.isfinite(best) else None,
     }
 
 
@@ -207,11 +219,9 @@ def _run(job: Job) -> Iterator[Tracker]:
         tracker.tags({**job.choices, **code_version(), **environment(), "run_folder": str(folder)})
         tracker.text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         yield tracker
-    except KeyboardInterrupt:
-        tracker.finish("KILLED")
-        raise
-    except BaseException:
-        tracker.finish("FAILED")
+    except BaseException as error:
+        with suppress(Exception):  # a store that is gone must not hide what happened
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     tracker.metrics({"wall_seconds": time.perf_counter() - started}, 0)
     tracker.finish("FINISHED")

@@ -1,6 +1,7 @@
 """Tuning a baseline's learning rate on validation problems, once per criterion."""
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -145,13 +146,22 @@ class TuningCache:
         partial.replace(path)
 
 
+def source_hash(thing: object) -> str:
+    """Hash of the file that defines a class or function; its repr where there is no file."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()  # type: ignore[arg-type]
+    except (TypeError, OSError):
+        return repr(thing)
+
+
 def _code_hash() -> str:
     """Hash of the modules that a tuned value depends on."""
     package = Path(__file__).parent
     sources = sorted(
         [
             *package.glob("optimizees/*.py"),
-            *package.glob("optimizers/ba*.py"),
+            package / "optimizers" / "base.py",
+            package / "optimizers" / "baseline.py",
             package / "unroll.py",
             package / "evaluation.py",
             package / "tuning.py",

@@ -38,7 +38,8 @@ def some_digits() -> Images:
 
 def tiny_mlp(**changes) -> ImageMLP:
     """An MLP of a few hundred coordinates with smooth units."""
-    return ImageMLP(some_digits(), **{"hidden_units": 2, "batch_size": 4, **changes})
+    tiny = {"hidden_units": 2, "batch_size": 4, "init_std": 0.5}
+    return ImageMLP(some_digits(), **{**tiny, **changes})
 
 
 OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {

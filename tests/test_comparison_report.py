@@ -459,7 +459,7 @@ def test_the_figure_says_what_is_compared_and_on_how_many_problems(either):
     n = len(either[0].records["final"].problems)
     for wanted in (
         f"n = {n} ", "quadratic", "meta-seed 3", "validation", "inner step", "minibatch loss",
-        "median and interquartile range", "95 % bootstrap", "learned", "sgd", "adam",
+        "median and quartiles over problems", "95 % bootstrap", "learned", "sgd", "adam",
     ):  # fmt: skip
         assert wanted in told, wanted
     assert ("held-out" in told) == ("held_out" in either[0].records)
@@ -550,7 +550,7 @@ def test_the_console_tells_every_rule_and_the_paired_ratio(either, capsys):
         paired = told["paired"][criterion]
         ratio = math.exp(paired["log_ratio"]["median"])
         best = paired["best_baseline"]
-        assert f"{criterion}: learned / {best} (best on validation) = {ratio:.4g} [" in out
+        assert f"{criterion}: learned / {best} (best on validation) = {ratio:.3g} [" in out
     for name in ("learned", "sgd", "adam"):
         assert f"│ {name} " in out
     assert f"n = {told['n_problems']}" in out and ("held_out" in out) == (

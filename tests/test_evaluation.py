@@ -149,13 +149,16 @@ def test_problems_fail_one_by_one_and_no_row_is_dropped(separable, scripted):
 def test_chunks_of_problems_change_nothing(mlp, monkeypatch, rates, rows):
     rule = Baseline(torch.optim.Adam, rates) if rates else CoordinatewiseLSTM(3).double()
     whole = evaluate(mlp, rule, range(5), SEED, 4)
-    ticks = []
+    sizes, sample = [], mlp.sample
+    monkeypatch.setattr(
+        mlp, "sample", lambda some, seed: (sizes.append(len(some)), sample(some, seed))[1]
+    )
     monkeypatch.setattr(evaluation, "COORDINATES_AT_ONCE", rows * mlp.spec.size * len(rates or [1]))
-    parts = evaluate(mlp, rule, range(5), SEED, 4, tick=lambda: ticks.append(1))
+    parts = evaluate(mlp, rule, range(5), SEED, 4)
     assert len(parts) == len(whole) == len(rates or [1])
     for one, other in zip(parts, whole, strict=True):
         assert_same(one, other)
-    assert len(ticks) == 4 * -(-5 // rows)
+    assert sum(sizes) == 5 and max(sizes) == rows
 
 
 def test_all_rules_meet_the_same_draws(mlp, baseline, learned_rule, monkeypatch):

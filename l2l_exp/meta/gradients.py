@@ -97,18 +97,19 @@ class Replay(MetaGradient):
         rng: np.random.Generator,
     ) -> Estimate:
         """Run the window without a graph, then replay the rule on it."""
+        seen, last = [carry.seen], carry
         with torch.no_grad():
-            carries = [carry, *unroll(episode, rule, carry, steps)]
-        losses = torch.stack([c.loss for c in carries[1:]]).requires_grad_()
+            for last in unroll(episode, rule, carry, steps):
+                seen.append(last.seen)
+        losses = torch.stack([observation.loss for observation in seen[1:]]).requires_grad_()
         meta_loss = objective(losses)
         (slope,) = torch.autograd.grad(meta_loss, losses)  # (K, B), d meta-loss / d f_t
-        credit = _credit(slope, [c.seen.grad for c in carries[1:]])
-        seen = [c.seen for c in carries[:-1]]
+        credit = _credit(slope, [observation.grad for observation in seen[1:]])
         grads = [torch.zeros_like(parameter) for parameter in rule.parameters()]
         for index, weight in self._units(rule, episode, carry.theta.shape[0], rng):
-            part = replay(rule, seen, carry.state, credit, index, weight)
-            torch._foreach_add_(grads, part)
-        return Estimate(grads, meta_loss.item(), losses.detach(), carries[-1])
+            part = replay(rule, seen[:-1], carry.state, credit, index, weight)
+            grads = [total + grad for total, grad in zip(grads, part, strict=True)]
+        return Estimate(grads, meta_loss.item(), losses.detach(), last)
 
     def _units(
         self, rule: LearnedOptimizer, episode: Episode, problems: int, rng: np.random.Generator

@@ -163,10 +163,9 @@ def train(
             _select(rule, validate(rule), plan, progress)
             metrics["validation_final"] = progress.validation
             metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
-        now = time.perf_counter()
-        progress.seconds += now - clock
-        clock = now
+        progress.seconds += time.perf_counter() - clock
         report(progress, metrics)
+        clock = time.perf_counter()
     rule.load_state_dict(progress.best)
     return progress
 
@@ -204,10 +203,10 @@ def _train_episode(
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = factor * rate
         norm = _meta_step(rule, optimizer, estimate, plan.clip)
-        progress.meta_steps += 1
         if not math.isfinite(norm):
             _count_skipped(plan, progress)
             break  # this episode's theta or state is beyond repair: go on with fresh problems
+        progress.meta_steps += 1
         progress.skipped_in_a_row = 0
         meta_losses.append(estimate.meta_loss)
         norms.append(norm)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from l2l_exp.optimizees.seeding import Array, Seed
+from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizees.spec import ParamSpec
 
 Data = Mapping[str, Tensor]
@@ -103,6 +103,3 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ValueError if `value` is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}")
-
-
-__all__ = ["Array", "Data", "Optimizee", "Problem", "check_choice", "check_positive"]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -51,17 +52,19 @@ class Observation(NamedTuple):
 class LearnedOptimizer(nn.Module, ABC):
     """An update rule whose `parameters()` are the meta-parameters.
 
-    Sign convention, here and everywhere: theta_{t+1} = theta_t + update_t (paper, equation 2).
+    Sign convention, here and everywhere: theta_{t+1} = theta_t + update_t (paper, section 1).
 
     Attributes:
         coupling: which coordinates talk to each other: "none", those of one "tensor", or all of
             one "problem". Problems never do.
         architecture: what a checkpoint needs to rebuild the rule: `_target_`, the import path of
             its class, and the class's arguments, nested where one is a module itself.
+        about: where a rule that was read from a checkpoint comes from; empty for others.
     """
 
     coupling: Coupling = "none"
     architecture: Mapping[str, Any] | None = None
+    about: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def init_state(self, theta: Tensor, spec: ParamSpec) -> State:

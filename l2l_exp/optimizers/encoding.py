@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+LARGEST_P = 80.0
+
 
 class Encoding(nn.Module, ABC):
     """Elementwise map from a gradient to `size` features."""
@@ -48,10 +50,11 @@ class LogSign(Encoding):
     Continuous and branch-free: (max(log|x|/p, -1), clip(e^p x, -1, 1)).
 
     Args:
-        p: > 0; magnitudes below e^-p are taken linearly (paper: 10; its public code: 5).
+        p: in (0, 80], since e^p must fit float32; magnitudes below e^-p are taken linearly
+            (paper: 10; its public code: 5).
 
     Raises:
-        ValueError: if `p` is not positive.
+        ValueError: if `p` is out of range.
 
     Source: arXiv:1606.04474, appendix A.
     """
@@ -60,8 +63,8 @@ class LogSign(Encoding):
 
     def __init__(self, p: float = 10.0) -> None:
         super().__init__()
-        if not p > 0:
-            raise ValueError(f"encoding p={p} must be > 0")
+        if not 0 < p <= LARGEST_P:
+            raise ValueError(f"encoding p={p} must be > 0 and <= {LARGEST_P}")
         self.p = p
 
     def forward(self, grad: Tensor) -> Tensor:

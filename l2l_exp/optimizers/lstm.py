@@ -82,7 +82,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         shape = seen.grad.shape
         grad = seen.grad.reshape(-1)
         h, c = ([x.flatten(1) for x in layers] for layers in state)
-        if torch.is_grad_enabled() or grad.numel() <= BLOCK:
+        if torch.is_grad_enabled() or grad.is_cuda or grad.numel() <= BLOCK:
             update, h, c = self._advance(grad, h, c)
         else:
             update, h, c = self._advance_blocked(grad, h, c)

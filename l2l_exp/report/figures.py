@@ -52,9 +52,9 @@ def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
     with mpl.rc_context(cast(Any, STYLE)):
         figure = Figure(figsize=(4.2 * columns, 3.6), layout="constrained")
         axes = figure.subplots(1, columns)
-        _curves(axes[0], table, colors, "loss", "minibatch loss")
+        _curves(axes[0], table, colors, "loss", "minibatch loss", "final")
         if held_out:
-            _curves(axes[1], table, colors, "held_out_loss", "held-out loss")
+            _curves(axes[1], table, colors, "held_out_loss", "held-out loss", "held_out")
         handles, labels = axes[0].get_legend_handles_labels()
         axes[0].legend(handles, labels, frameon=False, fontsize=8)
         _ratios(axes[-1], summary, colors)
@@ -71,7 +71,7 @@ def _title(summary: Mapping[str, Any]) -> str:
     failures = ", ".join(f"{name} {count}" for name, count in failed.items() if count)
     title = (
         f"{summary['optimizee']}: n = {summary['n_problems']} fresh test problems, meta-seed "
-        f"{summary['seed']}, learning rates tuned on validation problems"
+        f"{summary['seed']}, baselines tuned on validation problems"
     )
     return f"{title}\nnot ok: {failures}" if failures else title
 
@@ -85,12 +85,16 @@ def _colors(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _curves(
-    axes: Axes, table: pd.DataFrame, colors: Mapping[str, Any], column: str, label: str
+    axes: Axes,
+    table: pd.DataFrame,
+    colors: Mapping[str, Any],
+    column: str,
+    label: str,
+    criterion: str,
 ) -> None:
-    """Median and interquartile range over problems, each baseline at its rate tuned for `final`."""
-    shown = table[
-        (table["kind"] == "learned") | table["tuned_for"].astype(str).str.contains("final")
-    ]
+    """Median and interquartile range over problems; baselines at their rate for `criterion`."""
+    tuned_for = table["tuned_for"].astype(str)
+    shown = table[(tuned_for == "") | tuned_for.str.contains(criterion)]
     shown = shown[shown[column].notna() & (shown["step"] > 0)]
     for rule, color in colors.items():
         rows = shown[shown["rule"] == rule]
@@ -104,7 +108,8 @@ def _curves(
             bands.index, bands[0.25], bands[0.75], color=color, alpha=BAND_ALPHA, linewidth=0
         )
     axes.set(yscale="log", xlabel="inner step", ylabel=label)
-    axes.set_title("median and interquartile range over problems", fontsize=8)
+    tuned = CRITERION_LABELS[criterion]
+    axes.set_title(f"median and quartiles over problems; rates tuned for: {tuned}", fontsize=8)
     _plain_log_ticks(axes.yaxis)
 
 

@@ -29,6 +29,13 @@ def summarize(
         problems, `comparisons` with every baseline. Numbers that are not finite become null.
     """
     record = next(iter(learned.records.values()))
+    comparisons = {
+        baseline.name: {name: paired(learned, baseline, name) for name in CRITERIA}
+        for baseline in baselines
+    }
+    best = {
+        name: best_baseline(list(baselines), name).name for name in learned.records if baselines
+    }
     return {
         "schema_version": SCHEMA_VERSION,
         **about,
@@ -38,13 +45,12 @@ def summarize(
         "learned": contender(learned),
         "baselines": {baseline.name: contender(baseline) for baseline in baselines},
         "paired": {
-            name: _paired_with_best(learned, baselines, name) if baselines else None
+            name: {"best_baseline": best[name], **(comparisons[best[name]][name] or {})}
+            if name in best
+            else None
             for name in CRITERIA
         },
-        "comparisons": {
-            baseline.name: {name: paired(learned, baseline, name) for name in CRITERIA}
-            for baseline in baselines
-        },
+        "comparisons": comparisons,
     }
 
 
@@ -58,7 +64,7 @@ def contender(one: Contender) -> dict[str, Any]:
     if one.tuned is not None:
         summary["lr"] = dict(one.tuned.rates)
         summary["validation"] = {name: one.validation_score(name) for name in one.records}
-    summary["status"] = _count(_final_record(one))
+    summary["status"] = _count(one.records["final"])
     summary["seconds_per_step"] = one.cost.rule_seconds
     summary["gradient_seconds_per_step"] = one.cost.gradient_seconds
     summary["state_bytes_per_coordinate"] = one.cost.state_bytes_per_coordinate
@@ -83,16 +89,6 @@ def paired(learned: Contender, baseline: Contender, name: Criterion) -> dict[str
     }
 
 
-def _paired_with_best(
-    learned: Contender, baselines: Sequence[Contender], name: Criterion
-) -> dict[str, Any] | None:
-    """Learned against the baseline that was best on validation problems."""
-    if name not in learned.records:
-        return None
-    best = best_baseline(list(baselines), name)
-    return {"best_baseline": best.name, **(paired(learned, best, name) or {})}
-
-
 def _spread(one: Contender, name: Criterion) -> dict[str, float] | None:
     """Mean, median and the median's interval of one criterion."""
     return _numbers(_values(one, name)) if name in one.records else None
@@ -115,11 +111,6 @@ def _values(one: Contender, name: Criterion) -> np.ndarray[Any, np.dtype[np.floa
     if values is None:
         raise ValueError(f"{one.name} has no criterion {name}")
     return values
-
-
-def _final_record(one: Contender) -> EvalRecord:
-    """The run that is judged by its final loss."""
-    return one.records["final"]
 
 
 def _count(record: EvalRecord) -> dict[str, int]:
