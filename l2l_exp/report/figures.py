@@ -109,7 +109,7 @@ def _curves(
         )
     axes.set(yscale="log", xlabel="inner step", ylabel=label)
     tuned = CRITERION_LABELS[criterion]
-    axes.set_title(f"median and quartiles over problems; rates tuned for: {tuned}", fontsize=8)
+    axes.set_title(f"median and quartiles over problems\nbaselines tuned for: {tuned}", fontsize=8)
     _plain_log_ticks(axes.yaxis)
 
 
@@ -130,9 +130,11 @@ def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -
     axes.set_ylim(-0.5, len(criteria) - 0.5)
     axes.set_yticks(range(len(criteria)), [CRITERION_LABELS[name] for name in reversed(criteria)])
     axes.grid(axis="y", visible=False)
-    axes.set(xscale="log", xlabel="learned / baseline, same problem (below 1: learned is better)")
+    axes.set(xscale="log", xlabel="learned / baseline (below 1: learned is better)")
     _plain_log_ticks(axes.xaxis)
-    axes.set_title("median ratio and its 95 % bootstrap interval over problems", fontsize=8)
+    axes.set_title(
+        "median over problems of the paired ratio\nwith its 95 % bootstrap interval", fontsize=8
+    )
 
 
 def _plain_log_ticks(axis: Axis) -> None:
