@@ -211,7 +211,7 @@ def _cost(plan: Plan, progress: Progress) -> dict[str, float]:
 def _run(job: Job) -> Iterator[Tracker]:
     """Open a tracked run with its config and origin; close it as finished, killed or failed."""
     cfg, folder = job.cfg, job.folder
-    tracker: Tracker = build(cfg.tracking.tracker)(folder=folder)
+    tracker: Tracker = build(cfg.tracking.tracker)(folder=folder, run_name=_run_name(job))
     started = time.perf_counter()
     job.console.started(tracker.run_id, folder)
     try:
@@ -226,6 +226,14 @@ def _run(job: Job) -> Iterator[Tracker]:
     tracker.metrics({"wall_seconds": time.perf_counter() - started}, 0)
     tracker.finish("FINISHED")
     job.console.finished(tracker.run_id, folder, cfg.tracking.uri)
+
+
+def _run_name(job: Job) -> str:
+    """What a reader knows a run by, e.g. "digits, seed 0"."""
+    what = (
+        job.choices.get("experiment") or f"{job.choices['optimizer']} on {job.choices['optimizee']}"
+    )
+    return f"{what}, seed {job.cfg.seed}"
 
 
 def _set_threads(cfg: DictConfig) -> None:

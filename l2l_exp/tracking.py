@@ -118,9 +118,14 @@ class Tracker(ABC):
 
 
 class NoTracker(Tracker):
-    """Keeps everything in the run's folder and nothing elsewhere; metrics go to metrics.jsonl."""
+    """Keeps everything in the run's folder and nothing elsewhere; metrics go to metrics.jsonl.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the run.
+        run_name: for stores that show one; a folder has its own name.
+    """
+
+    def __init__(self, folder: Path, run_name: str | None = None) -> None:
         super().__init__(folder)
         self.run_id = uuid.uuid4().hex
 
