@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from l2l_exp.evaluation import CRITERIA
 from l2l_exp.meta.train import Plan, Progress
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
 
 LINE_SECONDS = 10.0
 """On what is not a terminal a line of progress appears at most this often."""
-CRITERIA = ("average", "final", "held_out")
 
 
 class Console:
@@ -123,8 +123,8 @@ def _table(summary: Mapping[str, Any]) -> Table:
     table = Table()
     table.add_column("rule")
     shown = [name for name in CRITERIA if summary["learned"][name] is not None]
-    for name in shown:
-        table.add_column(name, justify="right")
+    for criterion in shown:
+        table.add_column(criterion, justify="right")
     has_accuracy = "held_out_accuracy" in summary["learned"]
     if has_accuracy:
         table.add_column("held-out accuracy", justify="right")

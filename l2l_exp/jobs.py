@@ -72,18 +72,19 @@ def train(job: Job) -> None:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg) if cfg.evaluation.enabled else None
-    with _run(job) as tracker, job.console.training(plan, optimizee, rule) as show:
+    with _run(job) as tracker:
+        with job.console.training(plan, optimizee, rule) as show:
 
-        def report(progress: Progress, metrics: Mapping[str, float]) -> None:
-            tracker.metrics(metrics, progress.episode)
-            if progress.episode == progress.best_episode and "validation_final" in metrics:
-                about = {"run_id": tracker.run_id, **_selection(progress), "seed": cfg.seed}
-                checkpoint.save(job.folder / "checkpoint", rule, about)
-            show(progress, metrics)
+            def report(progress: Progress, metrics: Mapping[str, float]) -> None:
+                tracker.metrics(metrics, progress.episode)
+                if progress.episode == progress.best_episode and "validation_final" in metrics:
+                    about = {"run_id": tracker.run_id, **_selection(progress), "seed": cfg.seed}
+                    checkpoint.save(job.folder / "checkpoint", rule, about)
+                show(progress, metrics)
 
-        progress = meta_train(
-            optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, report
-        )
+            progress = meta_train(
+                optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, report
+            )
         tracker.checkpoint(rule, {**_selection(progress), "seed": cfg.seed})
         cost = _cost(plan, progress)
         tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
