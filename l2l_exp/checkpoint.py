@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from l2l_exp.files import replacing, write_text
 from l2l_exp.optimizers.base import LearnedOptimizer
 
 FORMAT_VERSION = 1
@@ -35,15 +36,15 @@ def save(folder: Path, rule: LearnedOptimizer, about: Mapping[str, Any]) -> None
     """
     if rule.architecture is None:
         raise ValueError(f"set the architecture of this {type(rule).__name__} before it is saved")
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: x.detach().cpu().contiguous() for name, x in rule.state_dict().items()}
-    save_file(tensors, folder / PARAMETERS)
+    with replacing(folder / PARAMETERS) as partial:
+        save_file(tensors, partial)
     description = {
         "format_version": FORMAT_VERSION,
         "architecture": dict(rule.architecture),
         "about": dict(about),
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+    write_text(folder / DESCRIPTION, json.dumps(description, indent=2, allow_nan=False) + "\n")
 
 
 def load(folder: Path) -> LearnedOptimizer:

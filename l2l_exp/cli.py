@@ -6,7 +6,7 @@ Nothing heavy is imported here, so that --help answers at once.
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,9 +14,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from l2l_exp import resume
 from l2l_exp.config import register, shipped
+from l2l_exp.hooks import CURRENT, Refused
+from l2l_exp.signals import exit_code, terminable
 
-USER_ERROR, INTERRUPTED = 2, 130
+if TYPE_CHECKING:
+    from l2l_exp.multirun import Multirun
+
+FAILED, USER_ERROR = 1, 2
 Command = Literal["train", "evaluate"]
 
 
@@ -35,40 +41,58 @@ def _command(name: Command) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the exit code is chosen here
     sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
     debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     register()
     failures: list[BaseException] = []
 
     def job(cfg: DictConfig) -> None:
         try:
-            _run(name, cfg)
+            _job(name, cfg)
         except (Exception, KeyboardInterrupt) as error:
-            if debug or _is_multirun():
+            if _is_multirun():
                 raise
             failures.append(error)  # Hydra would print lines of its own about it
 
     try:
-        hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=name)(job)()
-    except (Exception, KeyboardInterrupt) as error:  # Hydra's own, or a job's of a sweep
-        if debug:
-            raise
+        arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+        sys.argv = [sys.argv[0], *resume.arguments(name, arguments)]
+        with terminable():
+            main = hydra.main(
+                version_base="1.3", config_path=str(shipped("conf")), config_name=name
+            )
+            main(job)()
+    except Refused as error:
+        failures.append(error.__cause__ or error)
+    except (Exception, KeyboardInterrupt) as error:  # Hydra's own, or the launcher's
         failures.append(error)
-    return _exit_code(name, failures[0]) if failures else 0
+    if failures and debug:
+        raise failures[0]
+    return _ended(name, failures[0] if failures else None)
 
 
-def _run(name: Command, cfg: DictConfig) -> None:
+def _job(name: Command, cfg: DictConfig) -> None:
     """One job; torch is imported no earlier than here."""
-    from l2l_exp import jobs
+    from l2l_exp import jobs, multirun
     from l2l_exp.console import Console
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    job = jobs.Job(cfg, folder, _choices(), Console())
-    {"train": jobs.train, "evaluate": jobs.evaluate}[name](job)
+    config = HydraConfig.get()
+    number = config.job.num if _is_multirun() else None
+    job = jobs.Job(
+        command=name,
+        cfg=cfg,
+        folder=Path(config.runtime.output_dir),
+        choices=_choices(),
+        overrides=[o for o in config.overrides.task if not resume.is_launch_only(o)],
+        config_dirs=multirun.config_dirs(config),
+        console=Console("" if number is None else f"[{number}] "),
+        parent=None if number is None else multirun.parent_of(Path(config.sweep.dir)),
+    )
+    with terminable():
+        jobs.perform(job)
 
 
 def _is_multirun() -> bool:
     """Whether this job is one of several."""
-    return HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
+    return HydraConfig.initialized() and HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
 
 
 def _choices() -> dict[str, str]:
@@ -80,15 +104,48 @@ def _choices() -> dict[str, str]:
     }
 
 
-def _exit_code(name: Command, error: BaseException) -> int:
-    """Say what went wrong: one line for what a user can mend, a traceback for a bug."""
+def _ended(name: Command, error: BaseException | None) -> int:
+    """Close what is open, say what happened, choose the exit code."""
+    multirun = CURRENT.get()
+    if multirun is not None:
+        CURRENT.set(None)
+        return _multirun_ended(name, multirun, error)
+    if error is None:
+        return 0
+    if not isinstance(error, (KeyboardInterrupt, *_user_errors())):
+        raise error
+    return _told(name, error)
+
+
+def _multirun_ended(name: Command, multirun: "Multirun", error: BaseException | None) -> int:
+    """Aggregate and count; failed jobs fail the multirun."""
+    from l2l_exp.multirun import discard, end
+
+    if error is not None and discard(multirun):
+        return _told(name, error)
+    interrupted = isinstance(error, KeyboardInterrupt)
+    count = end(multirun, "FINISHED" if error is None else "KILLED" if interrupted else "FAILED")
+    print(f"multirun in {multirun.folder}: {count}")
+    for line in count.failed:
+        print(f"  {line}")
+    if count.failed:
+        print("  run the failed ones again: the same command with retry_failed=true")
+    if error is not None:
+        code = _told(name, error)
+        print(f"l2l-{name}: launch the same command again to go on", file=sys.stderr)
+        return code
+    return FAILED if count.failed or count.unfinished else 0
+
+
+def _told(name: Command, error: BaseException) -> int:
+    """Say in one line what went wrong; the exit code that goes with it."""
     if isinstance(error, KeyboardInterrupt):
         print(f"l2l-{name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    if not isinstance(error, _user_errors()):
-        raise error
-    print(f"l2l-{name}: {_one_line(error)}", file=sys.stderr)
-    return USER_ERROR
+        return exit_code(error)
+    user_error = isinstance(error, _user_errors())
+    kind = "" if user_error else f"{type(error).__name__}: "
+    print(f"l2l-{name}: {kind}{_one_line(error)}", file=sys.stderr)
+    return USER_ERROR if user_error else FAILED
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -1,6 +1,6 @@
 """The comparison: a rule and its baselines on the same fresh problems, each at its best."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 from l2l_exp.evaluation import (
@@ -73,6 +73,7 @@ def compare(
     protocol: Protocol,
     cache: TuningCache,
     announce: Callable[[str], None] = lambda text: None,
+    finished: MutableMapping[str, Contender] | None = None,
 ) -> list[Contender]:
     """Evaluate rules on the same fresh test problems, baselines after tuning.
 
@@ -82,29 +83,43 @@ def compare(
         protocol: on what.
         cache: of tuned learning rates.
         announce: told what is being done.
+        finished: contenders by name that need not be evaluated again; the others are added.
     """
-    contenders = []
+    finished = {} if finished is None else finished
     for name, rule in rules.items():
-        if isinstance(rule, Baseline):
-            announce(f"{name}: learning rate on {protocol.tuning_problems} validation problems")
-            tuned = _tuned(optimizee, rule, protocol, cache)
-            rule = rule.with_rates(sorted(set(tuned.rates.values())))
-        else:
-            tuned = None
-        announce(f"{name}: {protocol.problems} test problems")
-        records = evaluate(
-            optimizee, rule, range(protocol.problems), Seed("test", protocol.seed), protocol.horizon
-        )
-        by_rate = {record.lr: record for record in records}
-        judged = {
-            criterion: by_rate[None if tuned is None else tuned.rates[criterion]]
-            for criterion in CRITERIA
-            if records[0].criterion(criterion) is not None
-        }
-        if isinstance(rule, Baseline):
-            rule = rule.with_rates(rule.rates[:1])
-        contenders.append(Contender(name, judged, tuned, measure_step(optimizee, rule)))
-    return contenders
+        if name not in finished:
+            finished[name] = _contender(name, optimizee, rule, protocol, cache, announce)
+    return [finished[name] for name in rules]
+
+
+def _contender(
+    name: str,
+    optimizee: Optimizee,
+    rule: LearnedOptimizer,
+    protocol: Protocol,
+    cache: TuningCache,
+    announce: Callable[[str], None],
+) -> Contender:
+    """Tune a rule if it needs that, and evaluate it."""
+    if isinstance(rule, Baseline):
+        announce(f"{name}: learning rate on {protocol.tuning_problems} validation problems")
+        tuned = _tuned(optimizee, rule, protocol, cache)
+        rule = rule.with_rates(sorted(set(tuned.rates.values())))
+    else:
+        tuned = None
+    announce(f"{name}: {protocol.problems} test problems")
+    records = evaluate(
+        optimizee, rule, range(protocol.problems), Seed("test", protocol.seed), protocol.horizon
+    )
+    by_rate = {record.lr: record for record in records}
+    judged = {
+        criterion: by_rate[None if tuned is None else tuned.rates[criterion]]
+        for criterion in CRITERIA
+        if records[0].criterion(criterion) is not None
+    }
+    if isinstance(rule, Baseline):
+        rule = rule.with_rates(rule.rates[:1])
+    return Contender(name, judged, tuned, measure_step(optimizee, rule))
 
 
 def best_baseline(contenders: list[Contender], criterion: Criterion) -> Contender:

@@ -69,6 +69,9 @@ class EvaluateConfig:
     device: str = MISSING
     dtype: str = MISSING
     threads: int | None = MISSING
+    resume: str | None = MISSING
+    accept_changes: bool = MISSING
+    retry_failed: bool = MISSING
     optimizee: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -23,18 +23,39 @@ LINE_SECONDS = 10.0
 
 
 class Console:
-    """Writes to standard output; bars on a terminal, plain lines elsewhere."""
+    """Writes to standard output; bars on a terminal, plain lines elsewhere.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: of every line, where several jobs write into one terminal; each is brief then.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         width = None if sys.stdout.isatty() else 120
         self._out = rich.console.Console(width=width, highlight=False, soft_wrap=False)
+        self._brief = bool(prefix)
 
     def started(self, run_id: str, folder: Path) -> None:
         """Name the run."""
         self._say(f"run {run_id} in {folder}")
 
+    def resumed(self, progress: Mapping[str, Any], plan: Plan) -> None:
+        """Say where meta-training goes on."""
+        self._say(f"going on after episode {progress['episode']} of {plan.episodes}")
+
+    def nothing_to_do(self, run_id: str, folder: Path) -> None:
+        """Say that a run is finished already."""
+        self._say(f"run {run_id} in {folder} is finished: nothing to do")
+
+    def warn(self, text: str) -> None:
+        """Tell something on the error stream."""
+        print(f"{self._prefix}{text}", file=sys.stderr, flush=True)
+
     def finished(self, run_id: str, folder: Path, uri: str | None) -> None:
         """Say where everything lies."""
+        if self._brief:
+            self._say("finished")
+            return
         for path in sorted(folder.iterdir()):
             if path.suffix in (".png", ".json", ".parquet") or path.name == "checkpoint":
                 self._say(f"  {path}")
@@ -53,7 +74,7 @@ class Console:
             f"meta-training {size} meta-parameters: {plan.episodes} episodes of {plan.problems} "
             f"problems x {optimizee.spec.size} coordinates x {plan.horizon} steps"
         )
-        if self._out.is_terminal:
+        if self._out.is_terminal and not self._brief:
             with Bars(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TimeRemainingColumn(), console=self._out,
@@ -81,7 +102,7 @@ class Console:
     @contextmanager
     def evaluation(self) -> Iterator[Callable[[str], None]]:
         """Show what is being evaluated."""
-        if self._out.is_terminal:
+        if self._out.is_terminal and not self._brief:
             with self._out.status("evaluating") as status:
                 yield lambda text: status.update(f"evaluating {text}")
         else:
@@ -89,11 +110,12 @@ class Console:
 
     def comparison(self, summary: Mapping[str, Any]) -> None:
         """Print the comparison as a table."""
-        self._say(
-            f"{summary['optimizee']}, {summary['horizon']} steps: median loss over "
-            f"{summary['n_problems']} fresh problems"
-        )
-        self._out.print(_table(summary))
+        if not self._brief:
+            self._say(
+                f"{summary['optimizee']}, {summary['horizon']} steps: median loss over "
+                f"{summary['n_problems']} fresh problems"
+            )
+            self._out.print(_table(summary))
         for criterion, paired in summary["paired"].items():
             if paired is not None:
                 ratio = {key: _exp(value) for key, value in paired["log_ratio"].items()}
@@ -101,11 +123,14 @@ class Console:
                     f"{criterion}: learned / {paired['best_baseline']} (best on validation) = "
                     f"{_cell(ratio)}"
                 )
-        self._say(f"brackets: {summary['interval']}, n = {summary['n_problems']}, none below 30")
+        if not self._brief:
+            self._say(
+                f"brackets: {summary['interval']}, n = {summary['n_problems']}, none below 30"
+            )
 
     def _say(self, text: str) -> None:
         """Print a line as it is, at once."""
-        self._out.print(text, markup=False, soft_wrap=True)
+        self._out.print(f"{self._prefix}{text}", markup=False, soft_wrap=True)
 
 
 def _standing(progress: Progress) -> str:

@@ -1,31 +1,43 @@
 """What the commands do: from a composed config to a finished run."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from l2l_exp import checkpoint
+from l2l_exp import checkpoint, record
 from l2l_exp.comparison import Protocol, compare
 from l2l_exp.config import ConfigError, build, build_optimizee, build_rule, flatten, plain
 from l2l_exp.console import Console
+from l2l_exp.meta.gradients import MetaGradient
 from l2l_exp.meta.objective import MetaLoss
-from l2l_exp.meta.train import Plan, Progress
+from l2l_exp.meta.schedule import Schedule
+from l2l_exp.meta.train import MetaOptimizer, Plan, Progress
 from l2l_exp.meta.train import train as meta_train
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
-from l2l_exp.provenance import code_version, environment
+from l2l_exp.provenance import code_version, environment, sources
+from l2l_exp.record import Record, differences
 from l2l_exp.report import figures, frames
 from l2l_exp.report.summary import summarize
-from l2l_exp.tracking import Tracker
+from l2l_exp.state import ContenderFiles, TrainingFile, forget
+from l2l_exp.tracking import End, Tracker
 from l2l_exp.tuning import TuningCache
+
+Command = Literal["train", "evaluate"]
+Work = Callable[[Tracker], None]
+"""Everything is built; what is left takes long."""
+SHOWN_DIFFERENCES = 8
 
 
 @dataclass(frozen=True)
@@ -33,27 +45,148 @@ class Job:
     """One run that is to be done.
 
     Attributes:
+        command: which of the commands.
         cfg: composed and checked against the schema of the command.
-        folder: where the run writes.
+        folder: where the run writes; a run that lies there already goes on.
         choices: which option of each group was chosen, for titles and tags.
+        overrides: of the command line, for the record.
+        config_dirs: given by --config-dir, for the record.
         console: tells the user.
+        parent: None, or the id of the run of the multirun that this job belongs to.
     """
 
+    command: Command
     cfg: DictConfig
     folder: Path
     choices: Mapping[str, str]
+    overrides: list[str]
+    config_dirs: list[str]
     console: Console
+    parent: str | None = None
+
+    @property
+    def state(self) -> Path:
+        """Folder of what has been reached, until the run has finished."""
+        return self.folder / record.KEPT
+
+    @property
+    def in_multirun(self) -> bool:
+        """Whether this is one of several jobs, whose failure must not stop the others."""
+        return self.parent is not None
 
 
-def train(job: Job) -> None:
-    """Meta-train a rule, then compare it with the baselines unless `evaluation.enabled` is false.
+def perform(job: Job) -> record.Status:
+    """Do a job, or what is left of it; a finished one is left alone.
+
+    Returns:
+        What became of it: "FINISHED", or "FAILED" for a job of a multirun that failed before and
+        is not to be tried again.
 
     Raises:
         ConfigError, ValueError, OSError: for an impossible config, before anything is written.
         MetaTrainingError: if training cannot go on.
+        TrackingError: if the store cannot be opened.
     """
+    with record.alone(job.folder, wait=job.in_multirun):
+        new = _new_record(job)
+        old = record.read(job.folder)
+        if old is not None:
+            new = _continued(job, old, new)
+            if old.status == "FINISHED":
+                _send_rest(job, old)
+                return "FINISHED"
+            if old.status == "FAILED" and job.in_multirun and not job.cfg.retry_failed:
+                return "FAILED"
+        try:
+            with _settings(new.threads, job.cfg.seed):
+                _do(job, new)
+        except Exception as error:
+            if not (job.in_multirun and _has_failed(job)):
+                raise
+            job.console.warn(f"failed: {' '.join(str(error).split())}")
+            return "FAILED"
+    return "FINISHED"
+
+
+def _do(job: Job, new: Record) -> None:
+    """Build, then run. A single run that cannot be built leaves nothing behind."""
+    try:
+        work = {"train": _prepare_training, "evaluate": _prepare_evaluation}[job.command](job)
+    except Exception:
+        if not job.in_multirun:
+            raise
+        with _run(job, new):  # one of many: it leaves a failed run
+            raise
+    with _run(job, new) as tracker:
+        work(tracker)
+
+
+def _has_failed(job: Job) -> bool:
+    """Whether the failure of a job has been written down."""
+    written = record.read(job.folder)
+    return written is not None and written.status == "FAILED"
+
+
+def _new_record(job: Job) -> Record:
+    """The record of a run that begins."""
+    config = plain(job.cfg)
+    threads = torch.get_num_threads() if job.cfg.threads is None else job.cfg.threads
+    if threads < 1:
+        raise ValueError(f"threads={threads} must be >= 1, or null for torch's choice")
+    return Record(
+        job.command, job.overrides, job.config_dirs, config, sources(config), int(threads)
+    )
+
+
+def _continued(job: Job, old: Record, new: Record) -> Record:
+    """The record of a run that goes on; what it has reached is kept only if nothing changed.
+
+    Raises:
+        ConfigError: if config or code changed and that was not accepted.
+    """
+    changes = differences(old, new)
+    if changes and not job.cfg.accept_changes:
+        shown = "; ".join(changes[:SHOWN_DIFFERENCES])
+        more = len(changes) - SHOWN_DIFFERENCES
+        raise ConfigError(
+            f"the run in {job.folder} was begun with another config or code: {shown}"
+            f"{f'; and {more} more' if more > 0 else ''}. Undo that, or say accept_changes=true"
+        )
+    if changes:
+        ContenderFiles(job.state).clear()
+        return dataclasses.replace(new, run_id=old.run_id, threads=new.threads)
+    return dataclasses.replace(old, status="RUNNING", error=None, ended=None)
+
+
+def _send_rest(job: Job, old: Record) -> None:
+    """Say that a run is done; first send what its store did not get."""
+    if old.unsent:
+        tracker = _open(job, old)
+        _describe(job, old, tracker)
+        for path in sorted(job.folder.iterdir()):
+            if path.is_file() and not path.name.startswith(".") and path.name != record.FILE:
+                tracker.publish(path)
+        for path in sorted((job.folder / "checkpoint").glob("*")):
+            tracker.publish(path, "checkpoint")
+        dataclasses.replace(old, unsent=not tracker.finish("FINISHED")).write(job.folder)
+    job.console.nothing_to_do(str(old.run_id), job.folder)
+
+
+class Training(NamedTuple):
+    """Everything that meta-training needs."""
+
+    optimizee: Optimizee
+    rule: LearnedOptimizer
+    gradient: MetaGradient
+    meta_loss: MetaLoss
+    meta_optimizer: MetaOptimizer
+    schedule: Schedule
+    plan: Plan
+
+
+def _prepare_training(job: Job) -> Work:
+    """Build what l2l-train needs: it meta-trains a rule, and compares it if that is enabled."""
     cfg = job.cfg
-    _set_threads(cfg)
     optimizee = build_optimizee(cfg)
     rule = build_rule(cfg, cfg.optimizer)
     if not any(True for _ in rule.parameters()):
@@ -72,36 +205,36 @@ def train(job: Job) -> None:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg) if cfg.evaluation.enabled else None
-    with _run(job) as tracker:
-        with job.console.training(plan, optimizee, rule) as show:
-
-            def report(progress: Progress, metrics: Mapping[str, float]) -> None:
-                tracker.metrics(metrics, progress.episode)
-                if progress.episode == progress.best_episode and "validation_final" in metrics:
-                    about = {"run_id": tracker.run_id, **_selection(progress), "seed": cfg.seed}
-                    checkpoint.save(job.folder / "checkpoint", rule, about)
-                show(progress, metrics)
-
-            progress = meta_train(
-                optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, report
-            )
-        tracker.checkpoint(rule, {**_selection(progress), "seed": cfg.seed})
-        cost = _cost(plan, progress)
-        tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
-        if field is not None:
-            extra = {"cost": cost, "selection": _selection(progress)}
-            _compare(job, optimizee, rule, field, tracker, cfg.seed, extra)
+    training = Training(optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan)
+    return partial(_train, job, training, field)
 
 
-def evaluate(job: Job) -> None:
-    """Compare a trained rule, or a baseline, with the baselines on fresh problems.
+def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker) -> None:
+    """Meta-train, keep the checkpoint, compare."""
+    optimizee, rule, plan, seed = training.optimizee, training.rule, training.plan, job.cfg.seed
+    memory = TrainingFile(job.state, lambda state: job.console.resumed(state["progress"], plan))
+    with job.console.training(plan, optimizee, rule) as show:
 
-    Raises:
-        ConfigError, ValueError, OSError: for an impossible config, before anything is written.
-    """
+        def report(progress: Progress, metrics: Mapping[str, float]) -> None:
+            tracker.metrics(metrics, progress.episode)
+            if progress.episode == progress.best_episode and "validation_final" in metrics:
+                about = {"run_id": tracker.run_id, **_selection(progress), "seed": seed}
+                checkpoint.save(job.folder / "checkpoint", rule, about)
+            show(progress, metrics)
+
+        progress = meta_train(*training, report, memory)
+    tracker.checkpoint(rule, {**_selection(progress), "seed": seed})
+    cost = _cost(plan, progress)
+    tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
+    if field is not None:
+        extra = {"cost": cost, "selection": _selection(progress)}
+        _compare(job, optimizee, rule, field, tracker, seed, extra)
+
+
+def _prepare_evaluation(job: Job) -> Work:
+    """Build what l2l-evaluate needs: it compares a trained rule, or a baseline, with baselines."""
     if not job.cfg.evaluation.enabled:
         raise ConfigError("evaluation=none leaves l2l-evaluate nothing to do: choose another")
-    _set_threads(job.cfg)
     optimizee = build_optimizee(job.cfg)
     rule = build_rule(job.cfg, job.cfg.optimizer)
     if not (isinstance(rule, Baseline) or rule.about) and any(True for _ in rule.parameters()):
@@ -112,8 +245,11 @@ def evaluate(job: Job) -> None:
     field = _field(job.cfg)
     seed = int(rule.about.get("seed", job.cfg.seed))  # the meta-seed is the rule's own
     extra = {"source": job.cfg.optimizer.get("source")}
-    with _run(job) as tracker:
+
+    def work(tracker: Tracker) -> None:
         _compare(job, optimizee, rule, field, tracker, seed, extra)
+
+    return work
 
 
 class Field(NamedTuple):
@@ -137,7 +273,12 @@ def _compare(
     name = f"{job.choices['optimizer']} (evaluated)" if isinstance(rule, Baseline) else "learned"
     with job.console.evaluation() as announce:
         learned, *baselines = compare(
-            optimizee, {name: rule, **field.baselines}, field.protocol, field.cache, announce
+            optimizee,
+            {name: rule, **field.baselines},
+            field.protocol,
+            field.cache,
+            announce,
+            ContenderFiles(job.state),
         )
     about = {"run_id": tracker.run_id, **job.choices, "seed": seed}
     summary = summarize(about, learned, baselines) | dict(extra)
@@ -209,24 +350,69 @@ def _cost(plan: Plan, progress: Progress) -> dict[str, float]:
 
 
 @contextmanager
-def _run(job: Job) -> Iterator[Tracker]:
-    """Open a tracked run with its config and origin; close it as finished, killed or failed."""
-    cfg, folder = job.cfg, job.folder
-    tracker: Tracker = build(cfg.tracking.tracker)(folder=folder, run_name=_run_name(job))
+def _run(job: Job, new: Record) -> Iterator[Tracker]:
+    """Open a tracked run, new or resumed; close it as finished, killed or failed."""
+    tracker = _open(job, new)
     started = time.perf_counter()
-    job.console.started(tracker.run_id, folder)
+    running = dataclasses.replace(new, run_id=tracker.run_id)
     try:
-        tracker.params(flatten(plain(cfg)))
-        tracker.tags({**job.choices, **code_version(), **environment(), "run_folder": str(folder)})
-        tracker.text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        running.write(job.folder)
+        job.console.started(tracker.run_id, job.folder)
+        _describe(job, running, tracker)
         yield tracker
+        tracker.metrics({"wall_seconds": time.perf_counter() - started}, 0)
     except BaseException as error:
-        with suppress(Exception):  # a store that is gone must not hide what happened
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        _end_badly(job, running, tracker, error)
         raise
-    tracker.metrics({"wall_seconds": time.perf_counter() - started}, 0)
-    tracker.finish("FINISHED")
-    job.console.finished(tracker.run_id, folder, cfg.tracking.uri)
+    _end(job, running, tracker, "FINISHED")
+    forget(job.state)
+    job.console.finished(tracker.run_id, job.folder, job.cfg.tracking.uri)
+
+
+def _open(job: Job, of: Record) -> Tracker:
+    """Open the store."""
+    make = build(job.cfg.tracking.tracker)
+    tracker: Tracker = make(
+        folder=job.folder,
+        run_name=_run_name(job),
+        run_id=of.run_id,
+        parent=job.parent,
+        warn=job.console.warn,
+    )
+    return tracker
+
+
+def _describe(job: Job, of: Record, tracker: Tracker) -> None:
+    """Log what a run is and where it comes from."""
+    tracker.params(flatten(of.config))
+    tracker.tags({**job.choices, **code_version(), **environment(), "run_folder": str(job.folder)})
+    tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(of.config)))
+
+
+def _end_badly(job: Job, running: Record, tracker: Tracker, error: BaseException) -> None:
+    """Close a run that was stopped; what stopped it must not be hidden by a store that is gone."""
+    if isinstance(error, KeyboardInterrupt):
+        with suppress(Exception):
+            _end(job, running, tracker, "KILLED")
+        return
+    with suppress(Exception):
+        tracker.text("traceback.txt", "".join(traceback.format_exception(error)))
+    with suppress(Exception):
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        _end(job, dataclasses.replace(running, error=line), tracker, "FAILED")
+
+
+def _end(job: Job, running: Record, tracker: Tracker, end: End) -> None:
+    """Write down how a run ended, then tell the store."""
+    ended = dataclasses.replace(running, status=end, ended=time.time(), unsent=True)
+    ended.write(job.folder)
+    if tracker.finish(end):
+        dataclasses.replace(ended, unsent=False).write(job.folder)
+    else:
+        job.console.warn(
+            f"{job.cfg.tracking.uri} did not get everything, which lies in {job.folder}; "
+            f"to send it:  l2l-{job.command} resume={job.folder}"
+        )
 
 
 def _run_name(job: Job) -> str:
@@ -237,9 +423,14 @@ def _run_name(job: Job) -> str:
     return f"{what}, seed {job.cfg.seed}"
 
 
-def _set_threads(cfg: DictConfig) -> None:
-    """Apply the root key `threads`."""
-    if cfg.threads is not None:
-        if cfg.threads < 1:
-            raise ValueError(f"threads={cfg.threads} must be >= 1, or null for torch's choice")
-        torch.set_num_threads(cfg.threads)
+@contextmanager
+def _settings(threads: int, seed: int) -> Iterator[None]:
+    """What is global in torch, for one job: the next one in the same process finds it as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(before)

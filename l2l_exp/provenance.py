@@ -1,25 +1,49 @@
 """Where a result comes from: code version, environment, machine."""
 
+import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import l2l_exp
 
+PACKAGE = Path(l2l_exp.__file__).parent
+ARITHMETIC = ("torch", "numpy")
 LIBRARIES = ("torch", "numpy", "scipy", "hydra-core", "mlflow", "scikit-learn", "torchvision")
 
 
 def code_version() -> dict[str, str]:
     """Version of l2l_exp; from a checkout also its commit, and whether its tree was clean."""
     version = {"l2l_exp.version": l2l_exp.__version__}
-    root = Path(__file__).parent.parent
+    root = PACKAGE.parent
     commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
     if commit is not None:
         changes = _git(root, "status", "--porcelain")
         version |= {"git.commit": commit, "git.clean": str(changes == "").lower()}
     return version
+
+
+def sources(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the numbers of a run depend on besides its config: file -> hash, library -> version.
+
+    Files are those of l2l_exp and the modules of others that the config names as `_target_`; so
+    every change of an uncommitted tree is a version of its own.
+
+    Args:
+        config: resolved.
+    """
+    found = {f"l2l_exp/{p.relative_to(PACKAGE)}": _hash(p) for p in sorted(PACKAGE.rglob("*.py"))}
+    for module in sorted({target.rpartition(".")[0] for target in _targets(config)}):
+        if module.split(".")[0] not in ("l2l_exp", "hydra", *ARITHMETIC):
+            path = _source_file(module)
+            if path is not None:
+                found[module] = _hash(path)
+    return found | {name: importlib.metadata.version(name) for name in ARITHMETIC}
 
 
 def environment() -> dict[str, str]:
@@ -32,6 +56,31 @@ def environment() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Every `_target_` in a config, at any depth."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _targets(item)
+
+
+def _source_file(module: str) -> Path | None:
+    """The file of a module, which is not imported for that; None where there is none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
+
+
+def _hash(path: Path) -> str:
+    """Short hash of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _git(root: Path, *command: str) -> str | None:

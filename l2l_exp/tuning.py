@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from l2l_exp.evaluation import CRITERIA, Criterion, EvalRecord, evaluate
+from l2l_exp.files import write_text
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.baseline import Baseline
@@ -138,12 +138,8 @@ class TuningCache:
     def write(self, key: Mapping[str, object], tuned: Tuned) -> None:
         """Keep a result; the file appears whole or not at all."""
         path = self.path(key)
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps(tuned.scores, indent=1))
-        partial.replace(path)
+        if path is not None:
+            write_text(path, json.dumps(tuned.scores, indent=1))
 
 
 def source_hash(thing: object) -> str:

@@ -34,6 +34,14 @@ RESULTS = {
     "summary.json", "curves.parquet", "comparison.png", "comparison.pdf", "checkpoint",
     "config.yaml",
 }  # fmt: skip
+"""What a run leaves in the store."""
+LOCAL = {"run.json", "metrics.jsonl"}
+"""What it leaves beside that in its folder."""
+
+
+def visible(folder: Path) -> set[str]:
+    """Names in a folder, without hidden ones."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def run_folders(work: Path) -> list[Path]:
@@ -104,7 +112,8 @@ def test_the_first_run_leaves_everything_where_it_says(smoke_process):
     work, done = smoke_process
     assert done.returncode == 0, done.stderr
     (folder,) = run_folders(work)
-    assert {path.name for path in folder.iterdir()} == RESULTS | {".hydra"}
+    assert visible(folder) == RESULTS | LOCAL
+    assert not (folder / ".resume").exists()  # what was kept to resume it is gone
     assert {path.name for path in work.iterdir()} >= {"outputs", "mlflow.db", "mlartifacts"}
     assert str(folder) in done.stdout and summary_of(folder)["run_id"] in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in done.stdout
@@ -162,15 +171,13 @@ def test_the_config_that_is_kept_is_resolved_and_whole(smoke_process):
 
 def test_a_run_without_a_store_stays_in_its_folder(only_run, workplace):
     folder = only_run("train", *SHORT, "tracking=none")
-    assert {p.name for p in folder.iterdir()} == RESULTS | {".hydra", "metrics.jsonl"}
+    assert visible(folder) == RESULTS | LOCAL
     assert [path.name for path in workplace.iterdir()] == ["outputs"]
 
 
 def test_a_run_without_evaluation_is_trained_and_not_compared(only_run):
     folder = only_run("train", *SHORT, "evaluation=none", "tracking=none")
-    assert {p.name for p in folder.iterdir()} == {
-        ".hydra", "checkpoint", "config.yaml", "metrics.jsonl",
-    }  # fmt: skip
+    assert visible(folder) == {"checkpoint", "config.yaml", *LOCAL}
     assert checkpoint.read_description(folder / "checkpoint")["about"]["seed"] == 0
 
 
@@ -525,7 +532,7 @@ def test_a_bad_input_is_one_line_and_leaves_nothing(name, command, workplace):
     left = {path.name for path in workplace.iterdir()}
     assert left <= {"outputs"}, left
     for folder in run_folders(workplace):
-        assert {path.name for path in folder.iterdir()} == {".hydra"}
+        assert visible(folder) == set()
 
 
 def test_an_unknown_run_id_of_a_store_that_exists_is_named(command, workplace_with_store):

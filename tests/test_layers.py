@@ -28,7 +28,13 @@ class Row(NamedTuple):
 
 
 ZERO = ("optimizees", "optimizers")
-TWO = ("meta", "evaluation", "tuning", "comparison", "statistics", "checkpoint", "provenance")
+TWO = (
+    "meta", "evaluation", "tuning", "comparison", "statistics", "checkpoint", "provenance", "state",
+    "files",
+)  # fmt: skip
+EDGE_MODULES = (
+    "config", "cli", "console", "jobs", "record", "resume", "multirun", "hooks", "signals",
+)  # fmt: skip
 CORE = (*ZERO, "unroll", *TWO)
 ARRAYS = frozenset({"torch", "numpy"})
 PLOTS = frozenset({"numpy", "scipy", "pandas", "pyarrow", "seaborn", "matplotlib", "jinja2"})
@@ -41,7 +47,7 @@ TABLE = (
     Row(TWO, (*ZERO, "unroll"), ARRAYS | {"scipy", "safetensors"}),
     Row(("tracking",), CORE, frozenset({"mlflow", "filelock"})),
     Row(("report",), (*CORE, "tracking"), PLOTS),
-    Row(("config", "cli", "console", "jobs"), (*CORE, "tracking", "report"), EDGE),
+    Row(EDGE_MODULES, (*CORE, "tracking", "report"), EDGE),
 )
 
 

@@ -17,7 +17,6 @@ from l2l_exp import checkpoint
 from l2l_exp.checkpoint import CheckpointError
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.tracking import (
-    PARAM_LENGTH,
     MlflowTracker,
     NoTracker,
     Store,
@@ -26,6 +25,7 @@ from l2l_exp.tracking import (
     absolute_uri,
     trained_rule,
 )
+from l2l_exp.tracking.mlflow_tracker import PARAM_LENGTH
 
 pytest_plugins = ["edge_fixtures"]
 
@@ -144,6 +144,7 @@ def test_without_a_store_metrics_are_lines_of_json(tmp_path):
     tracker.metrics({"loss": 1.0}, 4)
     tracker.finish("FINISHED")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(abs(line.pop("time") / 1000 - time.time()) < 60 for line in lines)
     assert lines == [{"step": 3, "loss": 2.0, "norm": None}, {"step": 4, "loss": 1.0}]
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from l2l_exp.unroll import Episode, unroll
 MetaOptimizer = Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]
 Report = Callable[["Progress", Mapping[str, float]], None]
 """Called after every episode with where training stands, and the metrics of that moment."""
+State = dict[str, Any]
+"""Tensors, numbers, strings, and dicts and lists of them."""
 
 
 class MetaTrainingError(RuntimeError):
@@ -98,6 +101,20 @@ class Progress:
     stopped_early: bool = False
 
 
+class Memory:
+    """Where meta-training is kept, so that it can go on after any end. This one forgets."""
+
+    def recall(self) -> State | None:
+        """What was kept last; None at the beginning."""
+        return None
+
+    def keep(self, state: Callable[[], State]) -> None:
+        """Keep the state of this moment, after an episode; calling `state` copies nothing."""
+
+
+FORGETFUL = Memory()
+
+
 @dataclass(frozen=True)
 class Validator:
     """The final loss on fixed validation problems: what decides which meta-parameters are kept."""
@@ -131,6 +148,7 @@ def train(
     schedule: Schedule,
     plan: Plan,
     report: Report = lambda progress, metrics: None,
+    memory: Memory = FORGETFUL,
 ) -> Progress:
     """Meta-train `rule` in place; it ends with the meta-parameters of the best validation.
 
@@ -143,21 +161,25 @@ def train(
         schedule: factor on the meta-optimizer's learning rate.
         plan: how long, on how many problems.
         report: is told after every episode.
+        memory: is asked first where to go on, and told after every report. Draws are functions of
+            the seed and the episode, so that the rule, the meta-optimizer and the progress are all
+            there is to keep: training goes on bit for bit as if it had not been stopped.
 
     Raises:
-        MetaTrainingError: after `plan.max_skipped` non-finite meta-gradients in a row.
+        MetaTrainingError: after `plan.max_skipped` non-finite meta-gradients in a row, or if what
+            the memory recalls does not fit the rule.
         ValueError: if the meta-loss's weights do not fit the plan.
     """
     meta_loss.weights.check(plan.truncation, plan.horizon)
-    optimizer = meta_optimizer(list(rule.parameters()))
-    base_rates = [group["lr"] for group in optimizer.param_groups]
+    training = _Training(optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer)
+    progress = training.progress
+    kept = memory.recall()
+    if kept is not None:
+        training.load_state(kept)
     validate = Validator(optimizee, plan.validation_problems, plan.validation_seed, plan.horizon)
-    progress = Progress()
     clock = time.perf_counter()
     while progress.episode < plan.episodes and not progress.stopped_early:
-        metrics = _train_episode(
-            optimizee, rule, gradient, meta_loss, optimizer, base_rates, schedule, plan, progress
-        )
+        metrics = training.episode()
         progress.episode += 1
         if progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes:
             _select(rule, validate(rule), plan, progress)
@@ -165,59 +187,89 @@ def train(
             metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
         progress.seconds += time.perf_counter() - clock
         report(progress, metrics)
+        memory.keep(training.state)
         clock = time.perf_counter()
     rule.load_state_dict(progress.best)
     return progress
 
 
-def _train_episode(
-    optimizee: Optimizee,
-    rule: LearnedOptimizer,
-    gradient: MetaGradient,
-    meta_loss: MetaLoss,
-    optimizer: torch.optim.Optimizer,
-    base_rates: Sequence[float],
-    schedule: Schedule,
-    plan: Plan,
-    progress: Progress,
-) -> dict[str, float]:
-    """One episode on fresh problems: a meta-step per window. Returns its metrics."""
-    seed = Seed("train", plan.seed)
-    first_index = progress.episode * plan.problems
-    problem = optimizee.sample(range(first_index, first_index + plan.problems), seed)
-    episode = Episode(optimizee, problem, plan.horizon, gradient.attached)
-    carry = episode.start(rule).detach()
-    first_loss = carry.loss
-    meta_losses, norms = [], []
-    for start in range(0, plan.horizon, plan.truncation):
-        estimate = gradient(
-            episode,
-            rule,
-            carry,
-            plan.truncation,
-            partial(meta_loss, first=first_loss, start=start, horizon=plan.horizon),
-            generator(seed, "meta_gradient", progress.episode, start),
-        )
-        progress.inner_steps += plan.truncation * plan.problems
-        factor = schedule((progress.episode + start / plan.horizon) / plan.episodes)
-        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+class _Training:
+    """The objects of a meta-training, and where it stands."""
+
+    def __init__(
+        self,
+        optimizee: Optimizee,
+        rule: LearnedOptimizer,
+        gradient: MetaGradient,
+        meta_loss: MetaLoss,
+        schedule: Schedule,
+        plan: Plan,
+        meta_optimizer: MetaOptimizer,
+    ) -> None:
+        self.optimizee, self.rule, self.gradient = optimizee, rule, gradient
+        self.meta_loss, self.schedule, self.plan = meta_loss, schedule, plan
+        self.meta_optimizer = meta_optimizer(list(rule.parameters()))
+        self.base_rates = [group["lr"] for group in self.meta_optimizer.param_groups]
+        self.progress = Progress()
+
+    def state(self) -> State:
+        """Everything that the next episode depends on."""
+        return {
+            "rule": self.rule.state_dict(),
+            "meta_optimizer": self.meta_optimizer.state_dict(),
+            "progress": dict(vars(self.progress)),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Stand where `state` was taken."""
+        try:
+            self.rule.load_state_dict(state["rule"])
+            self.meta_optimizer.load_state_dict(state["meta_optimizer"])
+            for name, value in state["progress"].items():
+                setattr(self.progress, name, value)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise MetaTrainingError(f"what was kept does not fit this rule: {reason}") from error
+
+    def episode(self) -> dict[str, float]:
+        """One episode on fresh problems: a meta-step per window. Returns its metrics."""
+        plan, progress = self.plan, self.progress
+        seed = Seed("train", plan.seed)
+        first_index = progress.episode * plan.problems
+        problem = self.optimizee.sample(range(first_index, first_index + plan.problems), seed)
+        episode = Episode(self.optimizee, problem, plan.horizon, self.gradient.attached)
+        carry = episode.start(self.rule).detach()
+        objective = partial(self.meta_loss, first=carry.loss, horizon=plan.horizon)
+        meta_losses, norms = [], []
+        for start in range(0, plan.horizon, plan.truncation):
+            rng = generator(seed, "meta_gradient", progress.episode, start)
+            estimate = self.gradient(
+                episode, self.rule, carry, plan.truncation, partial(objective, start=start), rng
+            )
+            progress.inner_steps += plan.truncation * plan.problems
+            self._set_rates((progress.episode + start / plan.horizon) / plan.episodes)
+            norm = _meta_step(self.rule, self.meta_optimizer, estimate, plan.clip)
+            if not math.isfinite(norm):
+                _count_skipped(plan, progress)
+                break  # this episode's theta or state is beyond repair: go on with fresh problems
+            progress.meta_steps += 1
+            progress.skipped_in_a_row = 0
+            meta_losses.append(estimate.meta_loss)
+            norms.append(norm)
+            carry = estimate.carry
+        count = max(1, len(norms))
+        return {
+            "meta_loss": sum(meta_losses) / count if norms else math.nan,
+            "meta_gradient_norm": sum(norms) / count if norms else math.nan,
+            "meta_lr": self.meta_optimizer.param_groups[0]["lr"],
+            "skipped_meta_steps": float(progress.skipped),
+        }
+
+    def _set_rates(self, progress: float) -> None:
+        """Apply the schedule at a progress in [0, 1]."""
+        factor = self.schedule(progress)
+        for group, rate in zip(self.meta_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = factor * rate
-        norm = _meta_step(rule, optimizer, estimate, plan.clip)
-        if not math.isfinite(norm):
-            _count_skipped(plan, progress)
-            break  # this episode's theta or state is beyond repair: go on with fresh problems
-        progress.meta_steps += 1
-        progress.skipped_in_a_row = 0
-        meta_losses.append(estimate.meta_loss)
-        norms.append(norm)
-        carry = estimate.carry
-    count = max(1, len(norms))
-    return {
-        "meta_loss": sum(meta_losses) / count if norms else math.nan,
-        "meta_gradient_norm": sum(norms) / count if norms else math.nan,
-        "meta_lr": optimizer.param_groups[0]["lr"],
-        "skipped_meta_steps": float(progress.skipped),
-    }
 
 
 def _meta_step(

@@ -1,0 +1,232 @@
+"""A multirun: its parent run, which jobs are done, and what they come to together."""
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from l2l_exp import record
+from l2l_exp.config import build, shipped
+from l2l_exp.console import Console
+from l2l_exp.files import write_json
+from l2l_exp.provenance import code_version, environment, sources
+from l2l_exp.resume import is_launch_only
+from l2l_exp.tracking import FOLDER_TAG, End, Tracker, absolute_uri
+
+FILE = "sweep.json"
+UNITS = ("seed", "optimizer.source")
+"""Keys whose values are repetitions of one condition, not conditions."""
+
+
+@dataclass(frozen=True)
+class Multirun:
+    """A multirun that has been launched.
+
+    Attributes:
+        folder: holds the jobs' folders, named by their numbers.
+        tracker: of the parent run.
+        make: opens a tracker of a run in a folder.
+        launched: seconds since 1970.
+        is_new: whether this is the first launch.
+    """
+
+    folder: Path
+    tracker: Tracker
+    make: Callable[..., Tracker]
+    launched: float
+    is_new: bool
+
+
+class Count(NamedTuple):
+    """What became of the jobs of a multirun."""
+
+    done: int  # in this launch
+    skipped: int  # finished in an earlier one
+    failed: list[str]  # what each says
+    unfinished: int  # begun, and stopped
+
+    def __str__(self) -> str:
+        """As the user reads it."""
+        text = f"{self.done} done, {self.skipped} finished before and skipped, "
+        text += f"{len(self.failed)} failed"
+        return f"{text}, {self.unfinished} not finished" if self.unfinished else text
+
+
+def begin(config: DictConfig, command: str) -> Multirun:
+    """Make the folder and the parent run of a multirun, or find them.
+
+    The same command with the same config files and the same code is the same multirun, whatever
+    its launcher: its folder is named by a hash of these, below `hydra.sweep.dir`.
+
+    Args:
+        config: Hydra's, of the multirun; its `hydra.sweep.dir` becomes the folder.
+        command: "train" or "evaluate".
+
+    Raises:
+        TrackingError: if the store cannot be opened.
+    """
+    overrides = [o for o in config.hydra.overrides.task if not is_launch_only(o)]
+    choices = _choices(config)
+    label = choices.get("sweeps") or choices.get("experiment") or command
+    key = _key(config, command, overrides)
+    folder = (Path(config.hydra.sweep.dir) / f"{label}-{key[:8]}").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    launched = time.time()
+    make = partial(build(config.tracking.tracker), warn=Console().warn)
+    with FileLock(folder / record.LOCK):
+        old = _read(folder)
+        tracker: Tracker = make(
+            folder=folder,
+            run_name=f"{label}: {' '.join(overrides)}"[:200],
+            run_id=old.get("run_id"),
+        )
+        write_json(folder / FILE, {"run_id": tracker.run_id, "overrides": overrides, "key": key})
+    tracker.params({"command": command, "overrides": " ".join(overrides)})
+    tracker.tags({**choices, **code_version(), **environment(), FOLDER_TAG: str(folder)})
+    with open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+    return Multirun(folder, tracker, make, launched, not old)
+
+
+def parent_of(sweep_dir: Path) -> str:
+    """Id of the parent run of the multirun in a folder."""
+    return str(_read(sweep_dir)["run_id"])
+
+
+def end(multirun: Multirun, how: End) -> Count:
+    """Aggregate what is there, and close the parent run.
+
+    Args:
+        multirun: launched.
+        how: it ended; "FINISHED" becomes "FAILED" where a job failed.
+    """
+    _close_killed(multirun)
+    records = _records(multirun.folder)
+    count = _count(records, multirun.launched)
+    tracker = multirun.tracker
+    rows = _rows(multirun.folder, records)
+    if rows:
+        _aggregate(tracker, rows)
+    tracker.tags({"multirun": str(count)})
+    tracker.finish("FAILED" if how == "FINISHED" and count.failed else how)
+    return count
+
+
+def discard(multirun: Multirun) -> bool:
+    """Remove a multirun of which no job has begun; whether there was nothing to keep."""
+    if not multirun.is_new or _records(multirun.folder):
+        return False
+    multirun.tracker.delete()
+    shutil.rmtree(multirun.folder)
+    return True
+
+
+def _close_killed(multirun: Multirun) -> None:
+    """Set runs to killed whose process is gone without having said so."""
+    for folder, one in _records(multirun.folder).items():
+        if one.status == "RUNNING" and not record.is_held(folder):
+            tracker = multirun.make(folder=folder, run_id=one.run_id)
+            ended = dataclasses.replace(one, status="KILLED", ended=time.time())
+            ended.write(folder)
+            tracker.finish("KILLED")
+
+
+def _aggregate(tracker: Tracker, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write table and figure over seeds."""
+    import pandas as pd
+
+    from l2l_exp.report import seeds
+
+    frame = pd.DataFrame(rows)
+    table = seeds.aggregate(frame)
+    tracker.table("seeds", frame)
+    tracker.table("aggregate", table)
+    tracker.text("aggregate.md", seeds.as_text(table))
+    tracker.figure("seeds", seeds.figure(frame, table))
+
+
+def _records(folder: Path) -> dict[Path, record.Record]:
+    """Records of the jobs that have begun, in the order of their numbers."""
+    numbered = [path for path in folder.iterdir() if path.name.isdigit()]
+    found = {path: record.read(path) for path in sorted(numbered, key=lambda p: int(p.name))}
+    return {path: one for path, one in found.items() if one is not None}
+
+
+def _count(records: Mapping[Path, record.Record], launched: float) -> Count:
+    """Count what became of the jobs."""
+    finished = [one for one in records.values() if one.status == "FINISHED"]
+    done = sum((one.ended or 0) >= launched for one in finished)
+    failed = [
+        f"job {path.name} ({' '.join(one.overrides)}): {one.error}"
+        for path, one in records.items()
+        if one.status == "FAILED"
+    ]
+    unfinished = len(records) - len(finished) - len(failed)
+    return Count(done, len(finished) - done, failed, unfinished)
+
+
+def _rows(folder: Path, records: Mapping[Path, record.Record]) -> list[dict[str, Any]]:
+    """Rows of the finished jobs for `report.seeds`."""
+    from l2l_exp.report import seeds
+
+    finished = {path: one for path, one in records.items() if one.status == "FINISHED"}
+    conditions = _conditions([one.overrides for one in finished.values()])
+    return [
+        row
+        for path, condition in zip(finished, conditions, strict=True)
+        for row in seeds.rows_of(_summary(path), condition)
+    ]
+
+
+def _summary(folder: Path) -> Mapping[str, Any]:
+    """summary.json of a run; of one that was not evaluated, what its checkpoint says."""
+    path = folder / "summary.json"
+    if path.is_file():
+        return dict(json.loads(path.read_text()))
+    about = json.loads((folder / "checkpoint" / "rule.json").read_text())["about"]
+    return {"run_id": about["run_id"], "seed": about["seed"], "selection": about}
+
+
+def _conditions(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """What tells the jobs apart besides their seed, e.g. "optimizee.hidden_units=40"."""
+    kept = [[o for o in one if o.partition("=")[0] not in UNITS] for one in overrides]
+    common = set.intersection(*map(set, kept)) if kept else set()
+    return [" ".join(o for o in one if o not in common) for one in kept]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """sweep.json, empty before the first launch."""
+    path = folder / FILE
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _key(config: DictConfig, command: str, overrides: Sequence[str]) -> str:
+    """Hash of everything that makes two launches the same multirun."""
+    job: Any = OmegaConf.to_container(config, resolve=False)
+    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper)
+    dirs = [shipped("conf"), shipped("sweeps"), *map(Path, config_dirs(config.hydra))]
+    files = {str(p): p.read_text() for d in dirs for p in sorted(d.rglob("*.yaml"))}
+    store = absolute_uri(str(config.tracking.uri)), config.tracking.experiment
+    code = sources({name: node for name, node in job.items() if name != "hydra"})
+    return record.digest(command, sorted(overrides), sweeper.get("params"), files, store, code)
+
+
+def config_dirs(hydra: Any) -> list[str]:
+    """Folders that were given by --config-dir, from the node `hydra` of a config."""
+    found = hydra.runtime.config_sources
+    return [str(one.path) for one in found if one.provider == "command-line"]
+
+
+def _choices(config: DictConfig) -> dict[str, str]:
+    """Which presets were chosen."""
+    chosen = config.hydra.runtime.choices
+    return {name: str(chosen[name]) for name in ("sweeps", "experiment") if chosen.get(name)}

@@ -1,0 +1,147 @@
+"""MLflow stores: opened once, probed first, read through `Store`."""
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from filelock import FileLock
+
+SQLITE = "sqlite:///"
+FOLDER_TAG = "run_folder"
+PARENT_TAG = "mlflow.parentRunId"
+PROBE_SECONDS = 5.0
+CLIENT_SETTINGS = (
+    ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),  # a run must not stand still for minutes
+    ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
+)
+"""Environment variables of MLflow's client, unless the user has set them."""
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
+
+
+class TrackingError(RuntimeError):
+    """The store cannot be used; the message names it and says what would help."""
+
+
+class Store:
+    """Read-only view of what was tracked.
+
+    Args:
+        uri: tracking URI.
+
+    Raises:
+        TrackingError: if the store cannot be reached.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = absolute_uri(uri)
+        if self.uri.startswith(SQLITE) and not Path(self.uri.removeprefix(SQLITE)).is_file():
+            raise TrackingError(f"store {self.uri} does not exist: check tracking.uri")
+        self._client = open_client(self.uri)
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Tags of a run.
+
+        Raises:
+            TrackingError: if there is no such run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return dict(self._client.get_run(run_id).data.tags)
+        except MlflowException as error:
+            raise TrackingError(f"no run {run_id!r} in {self.uri}") from error
+
+    def artifact(self, run_id: str, path: str) -> Path:
+        """Local copy of a file or folder of a run.
+
+        Raises:
+            TrackingError: if there is no such run or artifact.
+        """
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        self.tags(run_id)
+        try:
+            return Path(
+                download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=self.uri)
+            )
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"run {run_id} in {self.uri} has no artifact {path!r}") from error
+
+
+def absolute_uri(uri: str) -> str:
+    """Make the path of an sqlite URI absolute, so that it means the same from every directory."""
+    if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
+        return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
+    return uri
+
+
+def open_client(uri: str) -> Any:
+    """An MLflow client on a store that is known to answer; creates an sqlite store, once."""
+    probe(uri)
+    for name, value in CLIENT_SETTINGS:
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # the store's housekeeping is not the user's concern
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        if uri.startswith(SQLITE):
+            path = Path(uri.removeprefix(SQLITE))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):  # processes that create the schema together would fail
+                client = MlflowClient(uri)
+                client.search_experiments(max_results=1)
+            return client
+        return MlflowClient(uri)
+    except Exception as error:  # MLflow lets those of sqlalchemy through
+        reason = str(error).splitlines()[0]
+        raise TrackingError(f"tracking.uri={uri} cannot be opened ({reason})") from error
+
+
+def experiment_id(client: Any, uri: str, name: str) -> str:
+    """Id of an experiment by name; of several processes that want to make it, one does."""
+    from mlflow.exceptions import MlflowException
+
+    existing = client.get_experiment_by_name(name)
+    if existing is not None:
+        if existing.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"experiment {name!r} of {uri} was deleted: restore it, or set tracking.experiment"
+            )
+        return str(existing.experiment_id)
+    location = None
+    if uri.startswith(SQLITE):
+        location = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name).as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        existing = client.get_experiment_by_name(name)
+        if existing is None:
+            raise
+        return str(existing.experiment_id)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a store answered that it will not take what it was sent."""
+    return getattr(error, "error_code", None) in REFUSALS
+
+
+def probe(uri: str) -> None:
+    """Fail within seconds where no server listens; MLflow's client would retry for minutes."""
+    address = urlparse(uri)
+    if address.scheme not in ("http", "https"):
+        return
+    host, secure = address.hostname or "", address.scheme == "https"
+    try:
+        port = address.port or (443 if secure else 80)
+        with socket.create_connection((host, port), PROBE_SECONDS) as connection:
+            if not secure:  # one that listens may still be dead
+                connection.sendall(f"GET /health HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+                connection.recv(1)
+    except (OSError, ValueError) as error:
+        raise TrackingError(f"tracking.uri={uri}: no server answers there ({error})") from error
