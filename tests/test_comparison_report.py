@@ -24,7 +24,7 @@ from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
-from l2l_exp.report import figures, frames
+from l2l_exp.report import figures, frames, style
 from l2l_exp.report.summary import summarize
 from l2l_exp.tracking import NoTracker
 from l2l_exp.tuning import Tuned, TuningCache
@@ -459,7 +459,7 @@ def test_the_figure_says_what_is_compared_and_on_how_many_problems(either):
     n = len(either[0].records["final"].problems)
     for wanted in (
         f"n = {n} ", "quadratic", "meta-seed 3", "validation", "inner step", "minibatch loss",
-        "median and quartiles over problems", "95 % bootstrap", "learned", "sgd", "adam",
+        "median and quartiles over problems", "95 % interval", "learned", "sgd", "adam",
     ):  # fmt: skip
         assert wanted in told, wanted
     assert ("held-out" in told) == ("held_out" in either[0].records)
@@ -561,7 +561,7 @@ def test_the_console_tells_every_rule_and_the_paired_ratio(either, capsys):
 def test_drawing_leaves_the_global_style_alone(contenders):
     import matplotlib as mpl
 
-    before = {key: mpl.rcParams[key] for key in figures.STYLE}
+    before = {key: mpl.rcParams[key] for key in style.STYLE}
     drawn(contenders[0], contenders[1:])
-    assert {key: mpl.rcParams[key] for key in figures.STYLE} == before
-    assert any(before[key] != value for key, value in figures.STYLE.items())
+    assert {key: mpl.rcParams[key] for key in style.STYLE} == before
+    assert any(before[key] != value for key, value in style.STYLE.items())

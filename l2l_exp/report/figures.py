@@ -1,36 +1,17 @@
 """Figures: functions of the curves table and of summaries."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-CRITERION_LABELS: Final = MappingProxyType(
-    {
-        "average": "average over steps",
-        "final": "final, training part",
-        "held_out": "final, held-out part",
-    }
-)
-LEARNED_COLOR = "black"
-STYLE: Final[Mapping[str, Any]] = MappingProxyType(
-    {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "pdf.fonttype": 42,  # text stays text
-    }
-)
+from l2l_exp.report.style import CRITERION_LABELS, LEARNED_COLOR, STYLE, plain_log_ticks
+
 BAND_ALPHA = 0.15
 
 
@@ -44,7 +25,7 @@ def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
     Returns:
         A figure with a panel of minibatch losses (median and interquartile range over problems),
         one of held-out losses where there are any, and one of paired ratios learned / baseline
-        (median, 95 % bootstrap interval over problems).
+        (median, 95 % interval over problems).
     """
     colors = _colors(table)
     held_out = summary["learned"]["held_out"] is not None
@@ -110,7 +91,7 @@ def _curves(
     axes.set(yscale="log", xlabel="inner step", ylabel=label)
     tuned = CRITERION_LABELS[criterion]
     axes.set_title(f"median and quartiles over problems\nbaselines tuned for: {tuned}", fontsize=8)
-    _plain_log_ticks(axes.yaxis)
+    plain_log_ticks(axes.yaxis)
 
 
 def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -> None:
@@ -131,20 +112,5 @@ def _ratios(axes: Axes, summary: Mapping[str, Any], colors: Mapping[str, Any]) -
     axes.set_yticks(range(len(criteria)), [CRITERION_LABELS[name] for name in reversed(criteria)])
     axes.grid(axis="y", visible=False)
     axes.set(xscale="log", xlabel="learned / baseline (below 1: learned is better)")
-    _plain_log_ticks(axes.xaxis)
-    axes.set_title(
-        "median over problems of the paired ratio\nwith its 95 % bootstrap interval", fontsize=8
-    )
-
-
-def _plain_log_ticks(axis: Axis) -> None:
-    """Ticks at 1, 2, 3 and 5 of each decade, as plain numbers; finer ones on short axes."""
-    low, high = axis.get_view_interval()
-    if not 0 < low < high < np.inf:  # nothing finite to show
-        getattr(axis.axes, f"set_{axis.axis_name}lim")(0.1, 10)  # type: ignore[attr-defined]
-        return
-    low, high = np.log10([low, high])
-    subs = (1, 2, 3, 5) if high - low > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
-    axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FormatStrFormatter("%g"))
-    axis.set_minor_locator(NullLocator())
+    plain_log_ticks(axes.xaxis)
+    axes.set_title("median over problems of the paired ratio\nwith its 95 % interval", fontsize=8)

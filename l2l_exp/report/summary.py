@@ -10,6 +10,7 @@ from l2l_exp.evaluation import CRITERIA, STATUSES, Criterion, EvalRecord
 from l2l_exp.statistics import Interval, log_ratio, mean_interval, median_interval
 
 SCHEMA_VERSION = 1
+INTERVAL = "95 % over problems: medians by order statistics, means by studentized bootstrap"
 
 
 def summarize(
@@ -24,7 +25,7 @@ def summarize(
 
     Returns:
         `learned` and `baselines.<name>` hold per criterion {mean, median, low, high}, where low
-        and high bound the median over problems (95 %, bootstrap); a criterion that the optimizee
+        and high bound the median over problems (95 %); a criterion that the optimizee
         does not have is None. `paired` compares with the baseline that was best on validation
         problems, `comparisons` with every baseline. Numbers that are not finite become null.
     """
@@ -41,7 +42,7 @@ def summarize(
         **about,
         "horizon": int(record.steps[-1]),
         "n_problems": len(record.problems),
-        "interval": "95 %, bootstrap over problems",
+        "interval": INTERVAL,
         "learned": contender(learned),
         "baselines": {baseline.name: contender(baseline) for baseline in baselines},
         "paired": {
@@ -76,7 +77,7 @@ def paired(learned: Contender, baseline: Contender, name: Criterion) -> dict[str
 
     Returns:
         `log_ratio`, the median over problems of log(learned / baseline), and `mean_difference`,
-        the mean of learned - baseline, each with its 95 % bootstrap interval.
+        the mean of learned - baseline, each with its 95 % interval.
     """
     if name not in learned.records:
         return None
