@@ -60,9 +60,9 @@ class Console:
             if path.suffix in (".png", ".json", ".parquet") or path.name == "checkpoint":
                 self._say(f"  {path}")
         if uri is not None:
-            self._say(
-                f"  run {run_id} in {uri}: look at it with  mlflow ui --backend-store-uri {uri}"
-            )
+            served = uri.startswith(("http:", "https:"))
+            hint = "" if served else f": look at it with  mlflow ui --backend-store-uri {uri}"
+            self._say(f"  run {run_id} in {uri}{hint}")
 
     @contextmanager
     def training(

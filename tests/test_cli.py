@@ -289,34 +289,28 @@ def test_double_precision_is_double_to_the_last(only_run):
     assert summary_of(again)["learned"]["final"] == one
 
 
-def test_threads_are_torchs(only_run):
+def test_threads_are_torchs_and_are_given_back(only_run, monkeypatch):
+    from l2l_exp import jobs
+
+    plain, used = jobs.meta_train, []
+
+    def train(*args):
+        used.append(torch.get_num_threads())
+        return plain(*args)
+
+    monkeypatch.setattr(jobs, "meta_train", train)
     before = torch.get_num_threads()
-    try:
-        only_run("train", *SHORT, "tracking=none", "evaluation=none", "threads=2")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    only_run("train", *SHORT, "tracking=none", "evaluation=none", f"threads={before + 1}")
+    assert used == [before + 1] and torch.get_num_threads() == before
 
 
-def test_a_sweep_is_one_run_per_value(command, workplace_with_store):
-    outcome = command("train", "sweeps=seeds", "seed=0,1", *SHORT)
-    assert outcome.code == 0, outcome.err
-    folders = run_folders(workplace_with_store)
-    assert len(folders) == 2 and all("multirun" in str(folder) for folder in folders)
-    assert [summary_of(folder)["seed"] for folder in folders] == [0, 1]
-    runs = runs_in(workplace_with_store)
-    assert {run.data.params["seed"] for run in runs} == {"0", "1"}
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {run.info.run_id for run in runs} == {summary_of(f)["run_id"] for f in folders}
-
-
-def test_a_sweep_of_impossible_values_ends_in_one_line_too(command, workplace):
+def test_a_multirun_of_impossible_values_names_each(command, workplace):
     outcome = command("train", "-m", "seed=0,1", *SHORT, "tracking=none", "training.truncation=3")
-    assert outcome.code == 2
+    assert outcome.code == 1
     assert "Traceback" not in outcome.err
-    *before, last = outcome.err.splitlines()
-    assert last.startswith("l2l-train: ") and "truncation=3" in last
-    assert len(before) <= 1  # Hydra names the job
+    assert [line[:4] for line in outcome.err.splitlines()] == ["[0] ", "[1] "]
+    assert all("truncation=3" in line for line in outcome.err.splitlines())
+    assert "2 failed" in outcome.out
 
 
 # ------------------------------------------------------------------ a user's own components
@@ -412,6 +406,7 @@ BAD_INPUTS = {
         "train", ["+training.meta_optimizer.lrr=5"], ["lrr", "meta_optimizer"],
     ),
     "unknown option": ("train", ["optimizee=cubic"], ["cubic", "quadratic"]),
+    "unknown preset": ("train", ["sweeps=sedes"], ["sedes", "seeds"]),
     "unknown experiment": ("train", ["experiment=fast"], ["fast", "smoke"]),
     "not an override": ("train", ["seed"], ["seed"]),
     "wrong type": ("train", ["training.episodes=many"], ["training.episodes", "many"]),
@@ -533,6 +528,81 @@ def test_a_bad_input_is_one_line_and_leaves_nothing(name, command, workplace):
     assert left <= {"outputs"}, left
     for folder in run_folders(workplace):
         assert visible(folder) == set()
+
+
+@pytest.fixture
+def broken_checkpoint(only_run, request) -> Path:
+    """A checkpoint folder, spoilt in one way."""
+    folder = only_run("train", *SHORT, "evaluation=none", "tracking=none") / "checkpoint"
+    rule, parameters = folder / checkpoint.DESCRIPTION, folder / checkpoint.PARAMETERS
+    match request.param:
+        case "truncated":
+            parameters.write_bytes(parameters.read_bytes()[:200])
+        case "foreign parameters":
+            parameters.write_bytes(b"PK not a checkpoint of ours")
+        case "foreign description":
+            rule.write_text("[1, 2]")
+        case "without parameters":
+            parameters.unlink()
+        case "of a newer format":
+            rule.write_text(rule.read_text().replace('"format_version": 1', '"format_version": 9'))
+        case "of another size":
+            rule.write_text(rule.read_text().replace('"hidden_units": 2', '"hidden_units": 3'))
+        case "that calls something else":
+            target = "l2l_exp.optimizers.lstm.CoordinatewiseLSTM"
+            rule.write_text(rule.read_text().replace(target, "os.system"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("broken_checkpoint", "word"),
+    [
+        ("truncated", "truncated"),
+        ("foreign parameters", "foreign"),
+        ("foreign description", "rule.json"),
+        ("without parameters", "rule.safetensors"),
+        ("of a newer format", "newer"),
+        ("of another size", "does not fit"),
+        ("that calls something else", "os.system"),
+    ],
+    indirect=["broken_checkpoint"],
+)
+def test_a_broken_checkpoint_is_one_line(broken_checkpoint, word, command, workplace):
+    outcome = command("evaluate", f"optimizer.source={broken_checkpoint}", *TINY)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert word in outcome.err and str(broken_checkpoint) in outcome.err
+    assert not (workplace / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("place", ["hydra.run.dir=/dev/null/run", "hydra.run.dir=/proc/run"])
+def test_a_folder_that_cannot_be_made_is_one_line(place, command):
+    outcome = command("train", *SHORT, "tracking=none", place)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert place.removeprefix("hydra.run.dir=") in outcome.err
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
+    command, workplace_with_store, monkeypatch
+):
+    import errno
+
+    from l2l_exp import checkpoint, state
+
+    monkeypatch.setattr(state, "SECONDS_BETWEEN", 0.0)
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_text", full)
+        outcome = command("train", *SHORT)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert "No space left on device" in outcome.err and "rule.json" in outcome.err
+    assert [run.info.status for run in runs_in(workplace_with_store)] == ["FAILED"]
+    (folder,) = run_folders(workplace_with_store)
+    assert command("train", f"resume={folder}").code == 0
+    assert [run.info.status for run in runs_in(workplace_with_store)] == ["FINISHED"]
+    assert visible(folder) >= RESULTS
 
 
 def test_an_unknown_run_id_of_a_store_that_exists_is_named(command, workplace_with_store):

@@ -64,7 +64,9 @@ class Outbox:
     def _postpone(self, error: Exception) -> None:
         """Wait longer before the next attempt."""
         if not self._delay:
-            reason = (str(error) or repr(error)).splitlines()[0][:200]
-            self._warn(f"the store does not answer ({reason}): the run goes on and tries again")
+            reason = (str(error) or repr(error)).splitlines()[0][:100]
+            self._warn(
+                f"the store does not answer ({reason} ...): the run goes on, and tries again"
+            )
         self._delay = min(LONGEST_DELAY, max(FIRST_DELAY, 2 * self._delay))
         self._next_attempt = time.monotonic() + self._delay

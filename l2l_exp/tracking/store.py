@@ -15,6 +15,7 @@ PARENT_TAG = "mlflow.parentRunId"
 PROBE_SECONDS = 5.0
 CLIENT_SETTINGS = (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
     ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),  # a run must not stand still for minutes
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
 )
