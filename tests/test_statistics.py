@@ -241,6 +241,14 @@ def test_where_one_problem_alone_differs_its_side_is_unbounded():
     assert math.isfinite(result.low)
 
 
+def test_where_a_resample_may_have_no_spread_there_is_still_an_interval():
+    """An eighth of the resamples are zeros alone: their mean is exact, their error none."""
+    values = np.zeros(40)
+    values[:2] = -1.0, 1.0
+    result = mean_interval(values)
+    assert result.estimate == 0 and result.low < 0 < result.high
+
+
 @pytest.mark.parametrize("interval", [mean_interval, student_interval, seeds_interval])
 @pytest.mark.parametrize("infinite", [INF, -INF])
 def test_a_mean_with_an_infinite_value_is_infinite_and_excludes_nothing(interval, infinite):
