@@ -17,12 +17,16 @@ from omegaconf.errors import OmegaConfBaseException
 from l2l_exp import resume
 from l2l_exp.config import register, shipped
 from l2l_exp.hooks import CURRENT, Refused
-from l2l_exp.signals import exit_code, terminable
+from l2l_exp.signals import end_with_parent, exit_code, terminable
 
 if TYPE_CHECKING:
     from l2l_exp.multirun import Multirun
 
 FAILED, USER_ERROR = 1, 2
+OPTIONS_WITH_VALUE = frozenset(
+    ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+    + ("--cfg", "-c", "--info", "-i", "--experimental-rerun")
+)
 Command = Literal["train", "evaluate"]
 
 
@@ -54,7 +58,7 @@ def _command(name: Command) -> int:
 
     try:
         arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-        sys.argv = [sys.argv[0], *resume.arguments(name, arguments)]
+        sys.argv = [sys.argv[0], *_options_first(resume.arguments(name, arguments))]
         with terminable():
             main = hydra.main(
                 version_base="1.3", config_path=str(shipped("conf")), config_name=name
@@ -67,6 +71,16 @@ def _command(name: Command) -> int:
     if failures and debug:
         raise failures[0]
     return _ended(name, failures[0] if failures else None)
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Put options before overrides: Hydra's parser refuses overrides on both sides of one."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for place, argument in enumerate(arguments):
+        is_value = place > 0 and arguments[place - 1] in OPTIONS_WITH_VALUE
+        (options if is_value or argument.startswith("-") else overrides).append(argument)
+    return options + overrides
 
 
 def _job(name: Command, cfg: DictConfig) -> None:
@@ -86,6 +100,8 @@ def _job(name: Command, cfg: DictConfig) -> None:
         console=Console("" if number is None else f"[{number}] "),
         parent=None if number is None else multirun.parent_of(Path(config.sweep.dir)),
     )
+    if job.in_multirun and CURRENT.get() is None:
+        end_with_parent()  # this is a launcher's worker
     with terminable():
         jobs.perform(job)
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -18,6 +19,7 @@ from l2l_exp.config import build, shipped
 from l2l_exp.console import Console
 from l2l_exp.files import write_json
 from l2l_exp.provenance import code_version, environment, sources
+from l2l_exp.report import seeds
 from l2l_exp.resume import is_launch_only
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, absolute_uri
 
@@ -113,11 +115,13 @@ def end(multirun: Multirun, how: End) -> Count:
     records = _records(multirun.folder)
     count = _count(records, multirun.launched)
     tracker = multirun.tracker
-    rows = _rows(multirun.folder, records)
-    if rows:
-        _aggregate(tracker, rows)
     tracker.tags({"multirun": str(count)})
-    tracker.finish("FAILED" if how == "FINISHED" and count.failed else how)
+    try:
+        rows = _rows(records)
+        if rows:
+            _aggregate(tracker, rows)
+    finally:
+        tracker.finish("FAILED" if how == "FINISHED" and count.failed else how)
     return count
 
 
@@ -142,10 +146,6 @@ def _close_killed(multirun: Multirun) -> None:
 
 def _aggregate(tracker: Tracker, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write table and figure over seeds."""
-    import pandas as pd
-
-    from l2l_exp.report import seeds
-
     frame = pd.DataFrame(rows)
     table = seeds.aggregate(frame)
     tracker.table("seeds", frame)
@@ -174,10 +174,8 @@ def _count(records: Mapping[Path, record.Record], launched: float) -> Count:
     return Count(done, len(finished) - done, failed, unfinished)
 
 
-def _rows(folder: Path, records: Mapping[Path, record.Record]) -> list[dict[str, Any]]:
+def _rows(records: Mapping[Path, record.Record]) -> list[dict[str, Any]]:
     """Rows of the finished jobs for `report.seeds`."""
-    from l2l_exp.report import seeds
-
     finished = {path: one for path, one in records.items() if one.status == "FINISHED"}
     conditions = _conditions([one.overrides for one in finished.values()])
     return [

@@ -711,6 +711,13 @@ def test_the_config_can_be_shown_without_running_it(command, workplace):
     assert list(workplace.iterdir()) == []
 
 
+def test_options_may_stand_anywhere_among_overrides(command):
+    mixed = command("train", "seed=3", "--cfg", "job", *SHORT, "--resolve", "dtype=float64")
+    ordered = command("train", "--cfg", "job", "--resolve", "seed=3", *SHORT, "dtype=float64")
+    assert mixed.code == ordered.code == 0
+    assert mixed.out == ordered.out and "dtype: float64" in mixed.out
+
+
 def test_losses_of_the_table_agree_with_the_summary(only_run):
     """The two files that scripts read tell the same."""
     folder = only_run("train", *SHORT, "tracking=none")
