@@ -43,9 +43,9 @@ class Console:
         """Say where meta-training goes on."""
         self._say(f"going on after episode {progress['episode']} of {plan.episodes}")
 
-    def nothing_to_do(self, run_id: str, folder: Path) -> None:
-        """Say that a run is finished already."""
-        self._say(f"run {run_id} in {folder} is finished: nothing to do")
+    def nothing_to_do(self, run_id: str, folder: Path, status: str) -> None:
+        """Say that a run has ended already."""
+        self._say(f"run {run_id} in {folder} is {status.lower()}: nothing to do")
 
     def warn(self, text: str) -> None:
         """Tell something on the error stream."""

@@ -92,11 +92,9 @@ def perform(job: Job) -> record.Status:
         old = record.read(job.folder)
         if old is not None:
             new = _continued(job, old, new)
-            if old.status == "FINISHED":
+            if old.status == "FINISHED" or (old.status == "FAILED" and not _tries_again(job)):
                 _send_rest(job, old)
-                return "FINISHED"
-            if old.status == "FAILED" and job.in_multirun and not job.cfg.retry_failed:
-                return "FAILED"
+                return old.status
         try:
             with _settings(new.threads, job.cfg.seed):
                 _do(job, new)
@@ -119,6 +117,11 @@ def _do(job: Job, new: Record) -> None:
             raise
     with _run(job, new) as tracker:
         work(tracker)
+
+
+def _tries_again(job: Job) -> bool:
+    """Whether a run that failed is to go on."""
+    return bool(job.cfg.retry_failed) or not job.in_multirun
 
 
 def _has_failed(job: Job) -> bool:
@@ -154,13 +157,13 @@ def _continued(job: Job, old: Record, new: Record) -> Record:
         )
     if changes:
         ContenderFiles(job.state).clear()
-        return dataclasses.replace(new, run_id=old.run_id, threads=new.threads)
+        return dataclasses.replace(new, run_id=old.run_id, accepted=[*old.accepted, *changes])
     return dataclasses.replace(old, status="RUNNING", error=None, ended=None)
 
 
 def _send_rest(job: Job, old: Record) -> None:
-    """Say that a run is done; first send what its store did not get."""
-    if old.unsent:
+    """Say that a run has ended before; first send what its store did not get."""
+    if old.unsent and old.status in ("FINISHED", "FAILED"):
         tracker = _open(job, old)
         _describe(job, old, tracker)
         for path in sorted(job.folder.iterdir()):
@@ -168,8 +171,8 @@ def _send_rest(job: Job, old: Record) -> None:
                 tracker.publish(path)
         for path in sorted((job.folder / "checkpoint").glob("*")):
             tracker.publish(path, "checkpoint")
-        dataclasses.replace(old, unsent=not tracker.finish("FINISHED")).write(job.folder)
-    job.console.nothing_to_do(str(old.run_id), job.folder)
+        dataclasses.replace(old, unsent=not tracker.finish(old.status)).write(job.folder)
+    job.console.nothing_to_do(str(old.run_id), job.folder, old.status)
 
 
 class Training(NamedTuple):
@@ -385,6 +388,8 @@ def _open(job: Job, of: Record) -> Tracker:
 def _describe(job: Job, of: Record, tracker: Tracker) -> None:
     """Log what a run is and where it comes from."""
     tracker.params(flatten(of.config))
+    if of.accepted:
+        tracker.tags({"accepted_changes": "; ".join(of.accepted)})
     tracker.tags({**job.choices, **code_version(), **environment(), "run_folder": str(job.folder)})
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(of.config)))
 

@@ -150,7 +150,14 @@ def _aggregate(tracker: Tracker, rows: Sequence[Mapping[str, Any]]) -> None:
     table = seeds.aggregate(frame)
     tracker.table("seeds", frame)
     tracker.table("aggregate", table)
-    tracker.text("aggregate.md", seeds.as_text(table))
+    text = seeds.as_text(table)
+    tracker.text("aggregate.md", text)
+    tracker.tags({"mlflow.note.content": text})  # what the interface shows first
+    if table["condition"].nunique() == 1:
+        shown = table.set_index("criterion")[["log_ratio", "low", "high", "median"]]
+        numbers = shown.to_dict("index").items()
+        flat = {f"seeds.{name}.{key}": v for name, row in numbers for key, v in row.items()}
+        tracker.metrics(flat, frame["run_id"].nunique())
     tracker.figure("seeds", seeds.figure(frame, table))
 
 

@@ -31,8 +31,8 @@ def code_version() -> dict[str, str]:
 def sources(config: Mapping[str, Any]) -> dict[str, str]:
     """What the numbers of a run depend on besides its config: file -> hash, library -> version.
 
-    Files are those of l2l_exp and the modules of others that the config names as `_target_`; so
-    every change of an uncommitted tree is a version of its own.
+    Files are those of l2l_exp, the modules of others that the config names as `_target_`, and the
+    checkpoint of a trained rule; so every change of an uncommitted tree is a version of its own.
 
     Args:
         config: resolved.
@@ -43,6 +43,11 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
             path = _source_file(module)
             if path is not None:
                 found[module] = _hash(path)
+    source = (config.get("optimizer") or {}).get("source")
+    if source:
+        folder = Path(str(source)).expanduser()
+        for path in (*folder.glob("*.safetensors"), *folder.glob("checkpoint/*.safetensors")):
+            found[str(path)] = _hash(path)
     return found | {name: importlib.metadata.version(name) for name in ARITHMETIC}
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ class Record:
         run_id: in the store, None before there is one.
         status: RUNNING also after a kill that nothing could answer.
         error: what made it fail, one line.
+        accepted: changes of config or code since it was begun, which parameters in a store cannot
+            follow.
         unsent: the store lacks something that lies in the folder.
         ended: seconds since 1970, None while it runs.
     """
@@ -54,6 +56,7 @@ class Record:
     run_id: str | None = None
     status: Status = "RUNNING"
     error: str | None = None
+    accepted: list[str] = field(default_factory=list)
     unsent: bool = False
     ended: float | None = None
 

@@ -215,6 +215,11 @@ def test_a_change_that_is_accepted_goes_on_from_where_it_was(stopped, command, w
     assert "going on after episode 2 of 6" in outcome.out
     assert max(step for step, _ in histories(workplace)["meta_loss"]) == 6
     assert record.read(stopped).config["training"]["episodes"] == 6
+    from mlflow import MlflowClient
+
+    run = MlflowClient(f"sqlite:///{workplace}/mlflow.db").get_run(record.read(stopped).run_id)
+    assert run.data.tags["accepted_changes"] == "training.episodes 4 -> 6"
+    assert run.data.params["training.episodes"] == "4"  # a store's params cannot change
 
 
 def test_a_rule_that_what_was_kept_does_not_fit_is_told(stopped, command):
