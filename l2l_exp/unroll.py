@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vmap
 
 from l2l_exp.optimizees.base import Data, Optimizee, Problem
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, map_state
@@ -65,10 +65,28 @@ class Episode:
         return Carry(theta, loss, seen, state)
 
 
-def unroll(episode: Episode, rule: LearnedOptimizer, carry: Carry, steps: int) -> Iterator[Carry]:
-    """Take inner steps: theta_{t+1} = theta_t + update_t; yield the carry after each of them."""
-    for _ in range(steps):
-        update, state = rule.step(carry.seen, carry.state)
+def unroll(
+    episode: Episode,
+    rule: LearnedOptimizer,
+    carry: Carry,
+    steps: int,
+    *,
+    reuse_state: bool = False,
+) -> Iterator[Carry]:
+    """Take inner steps: theta_{t+1} = theta_t + update_t; yield the carry after each of them.
+
+    Args:
+        episode: the problems.
+        rule: proposes the updates.
+        carry: where to start; it is not changed.
+        steps: inner steps to take.
+        reuse_state: whether a step may overwrite the state of the carry before it, which is faster
+            where there are many coordinates. Without a graph only; of the carries yielded only the
+            latest then has its state, all else of them stays.
+    """
+    for number in range(steps):
+        step = rule.step_in_place if reuse_state and number else rule.step
+        update, state = step(carry.seen, carry.state)
         carry = episode.carry(carry.theta + update, carry.seen.step + 1, state)
         yield carry
 
@@ -78,26 +96,38 @@ def differentiate(
 ) -> tuple[Tensor, Tensor]:
     """Loss (B,) and gradient (B, N) of each problem at theta (B, N) on data (B, ...)."""
     if attached == "nothing":
-        gradient = grad_and_value(optimizee.loss)
         if optimizee.batching == "vmap":
-            grad, loss = vmap(gradient)(theta.detach(), data)
-        else:
-            pairs = [gradient(one, datum) for one, datum in _problems(theta.detach(), data)]
-            grad, loss = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        return loss, grad
+            return _constants(optimizee, theta, data)
+        places = [slice(index, index + 1) for index in range(theta.shape[0])]
+        pairs = [_constants(optimizee, theta[place], _rows(data, place)) for place in places]
+        losses, grads = zip(*pairs, strict=True)
+        return torch.cat(losses), torch.cat(grads)
     if not theta.requires_grad:
         theta = theta.detach().requires_grad_()
-    if optimizee.batching == "vmap":
-        loss = vmap(optimizee.loss)(theta, data)
-    else:
-        loss = torch.stack([optimizee.loss(one, datum) for one, datum in _problems(theta, data)])
+    loss = _loss(optimizee, theta, data)
     (grad,) = torch.autograd.grad(
         loss.sum(), theta, create_graph=attached == "everything", retain_graph=True
     )
     return loss, grad
 
 
-def _problems(theta: Tensor, data: Data) -> Iterator[tuple[Tensor, Data]]:
-    """Each problem's theta (N,) and data, one after the other."""
-    for index in range(theta.shape[0]):
-        yield theta[index], {name: tensor[index] for name, tensor in data.items()}
+def _constants(optimizee: Optimizee, theta: Tensor, data: Data) -> tuple[Tensor, Tensor]:
+    """Loss and gradient without a graph, also where gradients are switched off."""
+    with torch.enable_grad():
+        theta = theta.detach().requires_grad_()
+        loss = _loss(optimizee, theta, data)
+        (grad,) = torch.autograd.grad(loss.sum(), theta)
+    return loss.detach(), grad
+
+
+def _loss(optimizee: Optimizee, theta: Tensor, data: Data) -> Tensor:
+    """Loss (B,) of each problem, all at once or one after the other."""
+    if optimizee.batching == "vmap":
+        return vmap(optimizee.loss)(theta, data)
+    rows = range(theta.shape[0])
+    return torch.stack([optimizee.loss(theta[row], _rows(data, row)) for row in rows])
+
+
+def _rows(data: Data, place: int | slice) -> Data:
+    """The data of one problem, or of some."""
+    return {name: tensor[place] for name, tensor in data.items()}

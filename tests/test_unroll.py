@@ -8,6 +8,7 @@ import torch
 
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizers import lstm
 from l2l_exp.optimizers.base import state_tensors
 from l2l_exp.optimizers.encoding import LogSign
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
@@ -131,6 +132,24 @@ def test_two_windows_are_one_unroll(optimizee, learned_rule):
         torch.equal(a, b)
         for a, b in zip(state_tensors(end.state), state_tensors(whole.state), strict=True)
     )
+
+
+def test_an_unroll_that_reuses_its_state_changes_neither_values_nor_its_start(
+    optimizee, learned_rule, monkeypatch
+):
+    monkeypatch.setattr(lstm, "BLOCK", 3)
+    episode = Episode(optimizee, optimizee.sample([0, 1], SEED), 6)
+    with torch.no_grad():
+        *_, start = unroll(episode, learned_rule, episode.start(learned_rule), 1)
+        kept = [tensor.clone() for tensor in state_tensors(start.state)]
+        plain = list(unroll(episode, learned_rule, start, 4))
+        reused = list(unroll(episode, learned_rule, start, 4, reuse_state=True))
+    for one, other in zip(plain, reused, strict=True):
+        for a, b in zip(one[:2] + one.seen[:3], other[:2] + other.seen[:3], strict=True):
+            assert torch.equal(a, b)
+    for state, expected in ((start.state, kept), (reused[-1].state, plain[-1].state)):
+        pairs = zip(state_tensors(state), state_tensors(expected), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("attached", ["nothing", "loss", "everything"])

@@ -1,7 +1,7 @@
 """Meta-gradients: from a window of an unroll to a gradient in the meta-parameters."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +79,7 @@ class Replay(MetaGradient):
     Source: follows from arXiv:1606.04474, section 2 (the dashed edges of its figure 2 are cut).
     """
 
-    def __init__(self, chunk: int = 4096, subset: int | None = None) -> None:
+    def __init__(self, chunk: int = 2048, subset: int | None = None) -> None:
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be >= 1")
         if subset is not None and subset < 1:
@@ -96,44 +96,52 @@ class Replay(MetaGradient):
         objective: Objective,
         rng: np.random.Generator,
     ) -> Estimate:
-        """Run the window without a graph, then replay the rule on it."""
-        seen, last = [carry.seen], carry
+        """Run the window without a graph, then replay the rule on it.
+
+        Of what was seen, only the units that are replayed are kept.
+
+        Raises:
+            ValueError: also for a subset where the rule couples coordinates.
+        """
+        units, weight = self._units(rule, episode, carry.theta.shape[0], rng)
+        seen, losses, last = [self._keep(carry.seen, units)], [], carry
         with torch.no_grad():
-            for last in unroll(episode, rule, carry, steps):
-                seen.append(last.seen)
-        losses = torch.stack([observation.loss for observation in seen[1:]]).requires_grad_()
-        meta_loss = objective(losses)
-        (slope,) = torch.autograd.grad(meta_loss, losses)  # (K, B), d meta-loss / d f_t
+            for last in unroll(episode, rule, carry, steps, reuse_state=True):
+                seen.append(self._keep(last.seen, units))
+                losses.append(last.loss)
+        leaf = torch.stack(losses).requires_grad_()
+        meta_loss = objective(leaf)
+        (slope,) = torch.autograd.grad(meta_loss, leaf)  # (K, B), d meta-loss / d f_t
+        state, size = carry.state, episode.optimizee.spec.size
+        if self.subset is not None:
+            slope, state = slope[:, units // size], rule.take(state, units)
         credit = _credit(slope, [observation.grad for observation in seen[1:]])
+        chunk = self.chunk if rule.coupling == "none" else max(1, self.chunk // size)
         grads = [torch.zeros_like(parameter) for parameter in rule.parameters()]
-        for index, weight in self._units(rule, episode, carry.theta.shape[0], rng):
-            part = replay(rule, seen[:-1], carry.state, credit, index, weight)
+        for index in torch.arange(len(units), device=units.device).split(chunk):
+            part = replay(rule, seen[:-1], state, credit, index, weight[index])
             grads = [total + grad for total, grad in zip(grads, part, strict=True)]
-        return Estimate(grads, meta_loss.item(), losses.detach(), last)
+        return Estimate(grads, meta_loss.item(), leaf.detach(), last)
 
     def _units(
         self, rule: LearnedOptimizer, episode: Episode, problems: int, rng: np.random.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of independent units: (index (n,), weight (n,)), as `Observation.take` counts."""
-        spec = episode.optimizee.spec
-        anchor = episode.optimizee.anchor
-        if rule.coupling == "none":
-            size = self.chunk
-            if self.subset is None:
-                index, weight = torch.arange(problems * spec.size), None
-            else:
-                index, weight = stratified_subset(spec, problems, self.subset, rng)
-        elif self.subset is not None:
+    ) -> tuple[Tensor, Tensor]:
+        """Independent units, as `Observation.take` counts, and their weights: (n,) each."""
+        spec, anchor = episode.optimizee.spec, episode.optimizee.anchor
+        if self.subset is None:
+            count = problems * spec.size if rule.coupling == "none" else problems
+            return torch.arange(count, device=anchor.device), anchor.new_ones(count)
+        if rule.coupling != "none":
             raise ValueError(
                 f"subset={self.subset} needs a rule of coupling 'none', this one couples the "
                 f"coordinates of a {rule.coupling}: use subset=null"
             )
-        else:
-            size = max(1, self.chunk // spec.size)
-            index, weight = torch.arange(problems), None
-        weight = torch.ones(len(index)) if weight is None else weight
-        index, weight = index.to(anchor.device), weight.to(anchor)
-        yield from zip(index.split(size), weight.split(size), strict=True)
+        index, weight = stratified_subset(spec, problems, self.subset, rng)
+        return index.to(anchor.device), weight.to(anchor)
+
+    def _keep(self, seen: Observation, units: Tensor) -> Observation:
+        """What is kept of an observation: all, or the subset, each unit a problem of its own."""
+        return seen if self.subset is None else seen.take(units, "none")
 
 
 class Backprop(MetaGradient):
@@ -228,7 +236,9 @@ def stratified_subset(
 def _credit(slope: Tensor, grads: list[Tensor]) -> Tensor:
     """c_s = sum_{t>s} slope_t grad_t: slopes (K, B), K gradients (B, N) -> (K, B, N)."""
     credit = torch.stack(grads).mul_(slope.unsqueeze(-1))
-    return credit.flip(0).cumsum(0).flip(0)
+    for s in reversed(range(len(credit) - 1)):
+        credit[s] += credit[s + 1]
+    return credit
 
 
 def _gradients(scalar: Tensor, rule: LearnedOptimizer) -> list[Tensor]:

@@ -10,7 +10,8 @@ class LSTMCell(nn.Module):
     """An LSTM cell with a forget gate, over n independent units: features (F, n).
 
     Written out because `nn.LSTMCell` cannot be vmapped, and because features first (H, n) lets
-    every gate be a contiguous slice of one product.
+    every gate be a contiguous slice of one product. What bounds its speed is how often the gates
+    are walked through, so that the bias is one more column of that product.
 
     Args:
         inputs: number of input features, >= 1.
@@ -48,17 +49,18 @@ class LSTMCell(nn.Module):
         Returns:
             The next output and cell, (H, n) each.
         """
-        gates = torch.addmm(self.bias, self.input_weight, signal)
+        weight = torch.cat([self.input_weight, self.recurrent_weight, self.bias], 1)
+        gates = weight @ torch.cat([signal, h, signal.new_ones(1, signal.shape[1])])
+        squashed, candidate = gates.split((3 * self.hidden_units, self.hidden_units))
         if not torch.is_grad_enabled():
-            return self._finish_in_place(gates + self.recurrent_weight @ h, c)
-        gates = torch.addmm(gates, self.recurrent_weight, h)
-        admit, keep, expose = torch.sigmoid(gates[: 3 * self.hidden_units]).chunk(3)
-        c = keep * c + admit * torch.tanh(gates[3 * self.hidden_units :])
+            return _finish_in_place(squashed, candidate, c)
+        admit, keep, expose = torch.sigmoid(squashed).chunk(3)
+        c = keep * c + admit * torch.tanh(candidate)
         return expose * torch.tanh(c), c
 
-    def _finish_in_place(self, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from the gates on, which are overwritten: for where no graph is kept."""
-        admit, keep, expose = gates[: 3 * self.hidden_units].sigmoid_().chunk(3)
-        candidate = gates[3 * self.hidden_units :].tanh_()
-        c = torch.addcmul(keep.mul_(c), admit, candidate)
-        return torch.tanh(c).mul_(expose), c
+
+def _finish_in_place(squashed: Tensor, candidate: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from the gates on, which are overwritten: for where no graph is kept."""
+    admit, keep, expose = squashed.sigmoid_().chunk(3)
+    c = torch.addcmul(keep.mul_(c), admit, candidate.tanh_())
+    return torch.tanh(c).mul_(expose), c

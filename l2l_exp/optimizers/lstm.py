@@ -10,8 +10,8 @@ from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.cells import LSTMCell
 from l2l_exp.optimizers.encoding import Encoding, LogSign
 
-BLOCK = 4096
-"""Coordinates walked at once where no graph is kept: their gates fit a core's cache."""
+BLOCK = 16_384
+"""Coordinates walked at once where no graph is kept: what they need fits the cache."""
 
 
 class LSTMState(NamedTuple):
@@ -73,19 +73,29 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self.readout_bias = nn.Parameter(torch.zeros(1, 1))
 
     def init_state(self, theta: Tensor, spec: ParamSpec) -> LSTMState:
-        """Zeros, (H, B, N) per layer."""
-        zeros = tuple(theta.new_zeros(self.hidden_units, *theta.shape) for _ in self.cells)
+        """Zeros, (H, B, N) per layer; the same tensor everywhere, since no step changes it."""
+        zeros = (theta.new_zeros(self.hidden_units, *theta.shape),) * len(self.cells)
         return LSTMState(zeros, zeros)
 
     def step(self, seen: Observation, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """Propose an update for every coordinate: (B, N), already scaled."""
+        return self._step(seen, state, overwrite=False)
+
+    def step_in_place(self, seen: Observation, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """The same step, which may overwrite the old state: it does above `BLOCK` coordinates."""
+        return self._step(seen, state, overwrite=True)
+
+    def _step(
+        self, seen: Observation, state: LSTMState, *, overwrite: bool
+    ) -> tuple[Tensor, LSTMState]:
+        """One step; without a graph, many coordinates are walked in blocks."""
         shape = seen.grad.shape
         grad = seen.grad.reshape(-1)
         h, c = ([x.flatten(1) for x in layers] for layers in state)
         if torch.is_grad_enabled() or grad.is_cuda or grad.numel() <= BLOCK:
             update, h, c = self._advance(grad, h, c)
         else:
-            update, h, c = self._advance_blocked(grad, h, c)
+            update, h, c = self._advance_blocked(grad, h, c, overwrite=overwrite)
         return update.view(shape), LSTMState(
             tuple(x.view(-1, *shape) for x in h), tuple(x.view(-1, *shape) for x in c)
         )
@@ -103,16 +113,17 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         return self.output_scale * output.squeeze(0), new_h, new_c
 
     def _advance_blocked(
-        self, grad: Tensor, h: list[Tensor], c: list[Tensor]
+        self, grad: Tensor, h: list[Tensor], c: list[Tensor], *, overwrite: bool
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The same without a graph, in blocks of coordinates that stay in the cache."""
-        blocks = [
-            self._advance(grad[block], [x[:, block] for x in h], [x[:, block] for x in c])
-            for block in (slice(i, i + BLOCK) for i in range(0, grad.numel(), BLOCK))
-        ]
-        updates, new_h, new_c = zip(*blocks, strict=True)
-        return (
-            torch.cat(updates),
-            [torch.cat(parts, 1) for parts in zip(*new_h, strict=True)],
-            [torch.cat(parts, 1) for parts in zip(*new_c, strict=True)],
-        )
+        into: list[Tensor] = [grad.clone(), *h, *c] if overwrite else []
+        for block in (slice(i, i + BLOCK) for i in range(0, grad.numel(), BLOCK)):
+            update, new_h, new_c = self._advance(
+                grad[block], [x[:, block] for x in h], [x[:, block] for x in c]
+            )
+            parts = [update, *new_h, *new_c]
+            # Made from a part, so that it has vmap's axis where the part has it.
+            into = into or [x.new_empty(*x.shape[:-1], grad.numel()) for x in parts]
+            for whole, part in zip(into, parts, strict=True):
+                whole[..., block] = part
+        return into[0], into[1 : len(h) + 1], into[len(h) + 1 :]

@@ -30,6 +30,18 @@ def test_walking_in_blocks_of_coordinates_changes_nothing(learned_rule, monkeypa
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-14)
 
 
+def test_a_step_in_place_needs_no_new_memory_above_a_block(monkeypatch):
+    monkeypatch.setattr(lstm, "BLOCK", 7)
+    grad = torch.ones(1, 10).double()
+    seen = Observation(grad, grad, grad.sum(1), 0, 5, SPEC)
+    rule = CoordinatewiseLSTM(3).double()
+    with torch.no_grad():
+        _, state = _step(rule, seen)
+        _, after = rule.step_in_place(seen, state)
+    pairs = zip(state_tensors(after), state_tensors(state), strict=True)
+    assert all(ours.data_ptr() == theirs.data_ptr() for ours, theirs in pairs)
+
+
 def test_zero_output_scale_leaves_theta_where_it_starts(mlp):
     rule = CoordinatewiseLSTM(2, output_scale=0.0, readout_std=1.0).double()
     episode = Episode(mlp, mlp.sample([0, 1], Seed("train", 0)), 5)

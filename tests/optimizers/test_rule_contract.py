@@ -86,6 +86,18 @@ def test_later_steps_leave_earlier_states_alone(rule):
     assert all(same(state, copy_) for state, copy_ in zip(states, kept, strict=False))
 
 
+@pytest.mark.parametrize("block", [7, 10**6])
+def test_a_step_in_place_is_the_step_and_changes_no_observation(rule, monkeypatch, block):
+    monkeypatch.setattr(lstm, "BLOCK", block)
+    seen, kept_seen = observation(2), observation(2)
+    with torch.no_grad():
+        state = warm(rule)
+        update, after = rule.step(seen, state)
+        in_place, same_after = rule.step_in_place(seen, map_state(torch.Tensor.clone, state))
+    assert torch.equal(in_place, update) and same(same_after, after)
+    assert all(torch.equal(a, b) for a, b in zip(seen[:3], kept_seen[:3], strict=True))
+
+
 def test_problems_together_equal_each_alone(rule):
     together = run(rule, lambda seen: seen)
     for b in range(B):
