@@ -87,7 +87,8 @@ class LearnedOptimizer(nn.Module, ABC):
 
         Args:
             seen: as for `step`, not modified.
-            state: what `step` or `step_in_place` returned, never what `init_state` did.
+            state: what `step` or `step_in_place` returned, never what `init_state` did. What
+                `step` hands on from the state before must not be overwritten.
         """
         return self.step(seen, state)
 
