@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from l2l_exp.errors import UserError
 from l2l_exp.files import replacing, write_text
 from l2l_exp.optimizers.base import LearnedOptimizer
 
@@ -19,7 +20,7 @@ DESCRIPTION = "rule.json"
 TARGET = "_target_"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint cannot be read; the message names the file and what is wrong with it."""
 
 

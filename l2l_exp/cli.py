@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that --help answers at once.
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from l2l_exp import resume
 from l2l_exp.config import register, shipped
+from l2l_exp.errors import UserError
 from l2l_exp.hooks import CURRENT, Refused
 from l2l_exp.signals import end_with_parent, exit_code, terminable
 
@@ -27,6 +29,9 @@ OPTIONS_WITH_VALUE = frozenset(
     ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
     + ("--cfg", "-c", "--info", "-i", "--experimental-rerun")
 )
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, OSError)
+"""What a user can mend; anything else is a bug."""
+TOLD = (KeyboardInterrupt, *USER_ERRORS)
 Command = Literal["train", "evaluate"]
 
 
@@ -43,7 +48,6 @@ def evaluate() -> None:
 def _command(name: Command) -> int:
     """Compose, run the job or jobs, and turn what went wrong into one line and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the exit code is chosen here
-    sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
     debug = "--debug" in sys.argv
     register()
     failures: list[BaseException] = []
@@ -59,6 +63,7 @@ def _command(name: Command) -> int:
     try:
         arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
         sys.argv = [sys.argv[0], *_options_first(resume.arguments(name, arguments))]
+        sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
         with terminable():
             main = hydra.main(
                 version_base="1.3", config_path=str(shipped("conf")), config_name=name
@@ -68,9 +73,13 @@ def _command(name: Command) -> int:
         failures.append(error.__cause__ or error)
     except (Exception, KeyboardInterrupt) as error:  # Hydra's own, or the launcher's
         failures.append(error)
-    if failures and debug:
-        raise failures[0]
-    return _ended(name, failures[0] if failures else None)
+    if debug and failures and isinstance(failures[0], TOLD):
+        traceback.print_exception(failures[0])
+    try:
+        with terminable():
+            return _ended(name, failures[0] if failures else None)
+    except TOLD as error:  # the store, the disk, or a signal while the multirun was being closed
+        return _told(name, error)
 
 
 def _options_first(arguments: list[str]) -> list[str]:
@@ -128,7 +137,7 @@ def _ended(name: Command, error: BaseException | None) -> int:
         return _multirun_ended(name, multirun, error)
     if error is None:
         return 0
-    if not isinstance(error, (KeyboardInterrupt, *_user_errors())):
+    if not isinstance(error, TOLD):
         raise error
     return _told(name, error)
 
@@ -158,21 +167,10 @@ def _told(name: Command, error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print(f"l2l-{name}: interrupted", file=sys.stderr)
         return exit_code(error)
-    user_error = isinstance(error, _user_errors())
+    user_error = isinstance(error, USER_ERRORS)
     kind = "" if user_error else f"{type(error).__name__}: "
     print(f"l2l-{name}: {kind}{_one_line(error)}", file=sys.stderr)
     return USER_ERROR if user_error else FAILED
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    """What a user can mend; anything else is a bug."""
-    errors: list[type[Exception]] = [HydraException, OmegaConfBaseException, ValueError, OSError]
-    if "l2l_exp.jobs" in sys.modules:
-        from l2l_exp.meta.train import MetaTrainingError
-        from l2l_exp.tracking import TrackingError
-
-        errors += [MetaTrainingError, TrackingError]
-    return tuple(errors)
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,11 +10,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from l2l_exp.errors import UserError
+
 PACKAGE = Path(__file__).parent
 DTYPES = ("float32", "float64")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """An impossible value in the config; the message names the key and what would be right."""
 
 

@@ -18,6 +18,7 @@ from l2l_exp import checkpoint, record
 from l2l_exp.comparison import Protocol, compare
 from l2l_exp.config import ConfigError, build, build_optimizee, build_rule, flatten, plain
 from l2l_exp.console import Console
+from l2l_exp.errors import UserError
 from l2l_exp.meta.gradients import MetaGradient
 from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.schedule import Schedule
@@ -31,13 +32,16 @@ from l2l_exp.record import Record, differences
 from l2l_exp.report import figures, frames
 from l2l_exp.report.summary import summarize
 from l2l_exp.state import ContenderFiles, TrainingFile, forget
-from l2l_exp.tracking import End, Tracker
+from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError
 from l2l_exp.tuning import TuningCache
 
 Command = Literal["train", "evaluate"]
 Work = Callable[[Tracker], None]
 """Everything is built; what is left takes long."""
 SHOWN_DIFFERENCES = 8
+TRACEBACK = "traceback.txt"
+STORE_WAIT, STORE_PAUSE = 600.0, 10.0
+"""Seconds that a job of a multirun waits for a store that is away, and between attempts."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +92,19 @@ def perform(job: Job) -> record.Status:
         TrackingError: if the store cannot be opened.
     """
     with record.alone(job.folder, wait=job.in_multirun):
-        new = _new_record(job)
-        old = record.read(job.folder)
+        new, old = _new_record(job), record.read(job.folder)
         if old is not None:
             new = _continued(job, old, new)
-            if old.status == "FINISHED" or (old.status == "FAILED" and not _tries_again(job)):
+            if new.run_id is not None and _has_ended(job, old):
                 _send_rest(job, old)
                 return old.status
         try:
-            with _settings(new.threads, job.cfg.seed):
+            with _settings(job, new.threads):
                 _do(job, new)
         except Exception as error:
-            if not (job.in_multirun and _has_failed(job)):
+            if not job.in_multirun:
                 raise
-            job.console.warn(f"failed: {' '.join(str(error).split())}")
+            _note_failure(job, new, error)
             return "FAILED"
     return "FINISHED"
 
@@ -109,7 +112,7 @@ def perform(job: Job) -> record.Status:
 def _do(job: Job, new: Record) -> None:
     """Build, then run. A single run that cannot be built leaves nothing behind."""
     try:
-        work = {"train": _prepare_training, "evaluate": _prepare_evaluation}[job.command](job)
+        work = _prepare(job)
     except Exception:
         if not job.in_multirun:
             raise
@@ -119,41 +122,63 @@ def _do(job: Job, new: Record) -> None:
         work(tracker)
 
 
-def _tries_again(job: Job) -> bool:
-    """Whether a run that failed is to go on."""
-    return bool(job.cfg.retry_failed) or not job.in_multirun
+def _has_ended(job: Job, old: Record) -> bool:
+    """Whether nothing is left to do."""
+    failed_for_good = old.status == "FAILED" and job.in_multirun and not job.cfg.retry_failed
+    return old.status == "FINISHED" or failed_for_good
 
 
-def _has_failed(job: Job) -> bool:
-    """Whether the failure of a job has been written down."""
+def _note_failure(job: Job, new: Record, error: Exception) -> None:
+    """Write down the failure of one of many jobs, also of one that could not open its run."""
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    job.console.warn(f"failed: {line}")
     written = record.read(job.folder)
-    return written is not None and written.status == "FAILED"
+    if written is None or written.status != "FAILED":
+        (job.folder / TRACEBACK).write_text("".join(traceback.format_exception(error)))
+        failed = dataclasses.replace(written or new, status="FAILED", error=line, ended=time.time())
+        failed.write(job.folder)
 
 
 def _new_record(job: Job) -> Record:
     """The record of a run that begins."""
     config = plain(job.cfg)
     threads = torch.get_num_threads() if job.cfg.threads is None else job.cfg.threads
-    if threads < 1:
-        raise ValueError(f"threads={threads} must be >= 1, or null for torch's choice")
     return Record(
-        job.command, job.overrides, job.config_dirs, config, sources(config), int(threads)
+        command=job.command,
+        overrides=job.overrides,
+        config_dirs=job.config_dirs,
+        config=config,
+        sources=sources(config),
+        threads=int(threads),
+        cwd=str(Path.cwd()),
     )
 
 
 def _continued(job: Job, old: Record, new: Record) -> Record:
-    """The record of a run that goes on; what it has reached is kept only if nothing changed.
+    """The record of a run that goes on, or of another one in its place.
+
+    A job of a multirun whose config or code has changed is another run, and begins anew.
 
     Raises:
-        ConfigError: if config or code changed and that was not accepted.
+        ConfigError: if config or code of a single run changed and that was not accepted, or if the
+            run that is to be changed has finished.
     """
     changes = differences(old, new)
+    if changes and job.in_multirun and not job.cfg.accept_changes:
+        place = record.set_aside(job.folder)
+        job.console.warn(f"begins anew, since {changes[0]}; what there was lies in {place}")
+        return new
     if changes and not job.cfg.accept_changes:
         shown = "; ".join(changes[:SHOWN_DIFFERENCES])
         more = len(changes) - SHOWN_DIFFERENCES
         raise ConfigError(
             f"the run in {job.folder} was begun with another config or code: {shown}"
             f"{f'; and {more} more' if more > 0 else ''}. Undo that, or say accept_changes=true"
+        )
+    if changes and old.status == "FINISHED":
+        raise ConfigError(
+            f"the run in {job.folder} is finished and cannot be changed ({changes[0]}): begin "
+            f"another with optimizer=trained optimizer.source={job.folder}"
         )
     if changes:
         ContenderFiles(job.state).clear()
@@ -169,10 +194,27 @@ def _send_rest(job: Job, old: Record) -> None:
         for path in sorted(job.folder.iterdir()):
             if path.is_file() and not path.name.startswith(".") and path.name != record.FILE:
                 tracker.publish(path)
-        for path in sorted((job.folder / "checkpoint").glob("*")):
+        for path in sorted((job.folder / "checkpoint").glob("rule.*")):
             tracker.publish(path, "checkpoint")
         dataclasses.replace(old, unsent=not tracker.finish(old.status)).write(job.folder)
     job.console.nothing_to_do(str(old.run_id), job.folder, old.status)
+
+
+def _prepare(job: Job) -> Work:
+    """Build everything; what a constructor refuses is the user's to mend.
+
+    Raises:
+        UserError: for an impossible config.
+    """
+    threads = job.cfg.threads
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads={threads} must be >= 1, or null for torch's choice")
+    try:
+        return {"train": _prepare_training, "evaluate": _prepare_evaluation}[job.command](job)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise ConfigError(str(error)) from error
 
 
 class Training(NamedTuple):
@@ -363,9 +405,11 @@ def _run(job: Job, new: Record) -> Iterator[Tracker]:
         job.console.started(tracker.run_id, job.folder)
         _describe(job, running, tracker)
         yield tracker
-        tracker.metrics({"wall_seconds": time.perf_counter() - started}, 0)
+        running = dataclasses.replace(running, seconds=new.seconds + time.perf_counter() - started)
+        tracker.metrics({"wall_seconds": running.seconds}, 0)
     except BaseException as error:
-        _end_badly(job, running, tracker, error)
+        spent = new.seconds + time.perf_counter() - started
+        _end_badly(job, dataclasses.replace(running, seconds=spent), tracker, error)
         raise
     _end(job, running, tracker, "FINISHED")
     forget(job.state)
@@ -373,16 +417,24 @@ def _run(job: Job, new: Record) -> Iterator[Tracker]:
 
 
 def _open(job: Job, of: Record) -> Tracker:
-    """Open the store."""
-    make = build(job.cfg.tracking.tracker)
-    tracker: Tracker = make(
+    """Open the store; one of many jobs waits for it, since the parent run has seen it."""
+    make: Callable[[], Tracker] = partial(
+        build(job.cfg.tracking.tracker),
         folder=job.folder,
         run_name=_run_name(job),
         run_id=of.run_id,
         parent=job.parent,
         warn=job.console.warn,
     )
-    return tracker
+    deadline = time.monotonic() + (STORE_WAIT if job.in_multirun else 0)
+    while True:
+        try:
+            return make()
+        except TrackingError as error:
+            if time.monotonic() >= deadline:
+                raise
+            job.console.warn(f"{error}: waiting")
+            time.sleep(STORE_PAUSE)
 
 
 def _describe(job: Job, of: Record, tracker: Tracker) -> None:
@@ -390,7 +442,7 @@ def _describe(job: Job, of: Record, tracker: Tracker) -> None:
     tracker.params(flatten(of.config))
     if of.accepted:
         tracker.tags({"accepted_changes": "; ".join(of.accepted)})
-    tracker.tags({**job.choices, **code_version(), **environment(), "run_folder": str(job.folder)})
+    tracker.tags({**job.choices, **code_version(), **environment(), FOLDER_TAG: str(job.folder)})
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(of.config)))
 
 
@@ -401,7 +453,7 @@ def _end_badly(job: Job, running: Record, tracker: Tracker, error: BaseException
             _end(job, running, tracker, "KILLED")
         return
     with suppress(Exception):
-        tracker.text("traceback.txt", "".join(traceback.format_exception(error)))
+        tracker.text(TRACEBACK, "".join(traceback.format_exception(error)))
     with suppress(Exception):
         line = " ".join(f"{type(error).__name__}: {error}".split())
         _end(job, dataclasses.replace(running, error=line), tracker, "FAILED")
@@ -429,13 +481,13 @@ def _run_name(job: Job) -> str:
 
 
 @contextmanager
-def _settings(threads: int, seed: int) -> Iterator[None]:
+def _settings(job: Job, threads: int) -> Iterator[None]:
     """What is global in torch, for one job: the next one in the same process finds it as it was."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, threads))
     try:
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(job.cfg.seed)
             yield
     finally:
         torch.set_num_threads(before)

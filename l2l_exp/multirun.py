@@ -5,27 +5,28 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from l2l_exp import record
-from l2l_exp.config import build, shipped
+from l2l_exp.config import build
 from l2l_exp.console import Console
 from l2l_exp.files import write_json
 from l2l_exp.provenance import code_version, environment, sources
 from l2l_exp.report import seeds
-from l2l_exp.resume import is_launch_only
+from l2l_exp.resume import quoted
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, absolute_uri
 
 FILE = "sweep.json"
-UNITS = ("seed", "optimizer.source")
-"""Keys whose values are repetitions of one condition, not conditions."""
+UNIT = "seed"
+"""The key whose values are repetitions of one condition, not conditions."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Count(NamedTuple):
 def begin(config: DictConfig, command: str) -> Multirun:
     """Make the folder and the parent run of a multirun, or find them.
 
-    The same command with the same config files and the same code is the same multirun, whatever
-    its launcher: its folder is named by a hash of these, below `hydra.sweep.dir`.
+    The same command with the same code and store is the same multirun, whatever its launcher: its
+    folder is named by a hash of these, below `hydra.sweep.dir`. Whether a job of it is still the
+    same is decided by its own record.
 
     Args:
         config: Hydra's, of the multirun; its `hydra.sweep.dir` becomes the folder.
@@ -75,7 +77,7 @@ def begin(config: DictConfig, command: str) -> Multirun:
     Raises:
         TrackingError: if the store cannot be opened.
     """
-    overrides = [o for o in config.hydra.overrides.task if not is_launch_only(o)]
+    overrides = [o for o in config.hydra.overrides.task if not record.is_place(_key_of(o))]
     choices = _choices(config)
     label = choices.get("sweeps") or choices.get("experiment") or command
     key = _key(config, command, overrides)
@@ -85,17 +87,22 @@ def begin(config: DictConfig, command: str) -> Multirun:
     make = partial(build(config.tracking.tracker), warn=Console().warn)
     with FileLock(folder / record.LOCK):
         old = _read(folder)
-        tracker: Tracker = make(
-            folder=folder,
-            run_name=f"{label}: {' '.join(overrides)}"[:200],
-            run_id=old.get("run_id"),
-        )
+        try:
+            tracker: Tracker = make(
+                folder=folder,
+                run_name=f"{label}: {' '.join(overrides)}"[:200],
+                run_id=old.get("run_id"),
+            )
+        except Exception:
+            if not old:
+                shutil.rmtree(folder)
+            raise
         write_json(folder / FILE, {"run_id": tracker.run_id, "overrides": overrides, "key": key})
     tracker.params({"command": command, "overrides": " ".join(overrides)})
     tracker.tags({**choices, **code_version(), **environment(), FOLDER_TAG: str(folder)})
     with open_dict(config):
         config.hydra.sweep.dir = str(folder)
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
     return Multirun(folder, tracker, make, launched, not old)
 
 
@@ -127,21 +134,31 @@ def end(multirun: Multirun, how: End) -> Count:
 
 def discard(multirun: Multirun) -> bool:
     """Remove a multirun of which no job has begun; whether there was nothing to keep."""
-    if not multirun.is_new or _records(multirun.folder):
-        return False
-    multirun.tracker.delete()
-    shutil.rmtree(multirun.folder)
+    with FileLock(multirun.folder / record.LOCK):
+        if not multirun.is_new or _records(multirun.folder):
+            return False
+        multirun.tracker.delete()
+        shutil.rmtree(multirun.folder)
     return True
 
 
 def _close_killed(multirun: Multirun) -> None:
-    """Set runs to killed whose process is gone without having said so."""
-    for folder, one in _records(multirun.folder).items():
-        if one.status == "RUNNING" and not record.is_held(folder):
-            tracker = multirun.make(folder=folder, run_id=one.run_id)
-            ended = dataclasses.replace(one, status="KILLED", ended=time.time())
-            ended.write(folder)
-            tracker.finish("KILLED")
+    """Close runs whose process is gone and had no time to do so, or to tell the store."""
+    for folder in _records(multirun.folder):
+        with suppress(Timeout), FileLock(folder / record.LOCK, timeout=0):  # else it is alive
+            one = record.read(folder)  # again: it may have ended since
+            if one is not None and one.run_id is not None:
+                _close(multirun, folder, one)
+
+
+def _close(multirun: Multirun, folder: Path, one: record.Record) -> None:
+    """Close a run if that was left undone."""
+    if one.status == "RUNNING":
+        one = dataclasses.replace(one, status="KILLED", ended=time.time(), unsent=True)
+        one.write(folder)
+    if one.unsent and one.status in ("KILLED", "FAILED"):
+        tracker = multirun.make(folder=folder, run_id=one.run_id)
+        dataclasses.replace(one, unsent=not tracker.finish(one.status)).write(folder)
 
 
 def _aggregate(tracker: Tracker, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -163,8 +180,8 @@ def _aggregate(tracker: Tracker, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _records(folder: Path) -> dict[Path, record.Record]:
     """Records of the jobs that have begun, in the order of their numbers."""
-    numbered = [path for path in folder.iterdir() if path.name.isdigit()]
-    found = {path: record.read(path) for path in sorted(numbered, key=lambda p: int(p.name))}
+    paths = [p.parent for p in folder.rglob(record.FILE) if ".before-" not in str(p)]
+    found = {path: record.read(path) for path in sorted(paths, key=lambda p: (len(p.name), p.name))}
     return {path: one for path, one in found.items() if one is not None}
 
 
@@ -183,11 +200,11 @@ def _count(records: Mapping[Path, record.Record], launched: float) -> Count:
 
 def _rows(records: Mapping[Path, record.Record]) -> list[dict[str, Any]]:
     """Rows of the finished jobs for `report.seeds`."""
-    finished = {path: one for path, one in records.items() if one.status == "FINISHED"}
-    conditions = _conditions([one.overrides for one in finished.values()])
+    conditions = _conditions([one.overrides for one in records.values()])
     return [
         row
-        for path, condition in zip(finished, conditions, strict=True)
+        for (path, one), condition in zip(records.items(), conditions, strict=True)
+        if one.status == "FINISHED"
         for row in seeds.rows_of(_summary(path), condition)
     ]
 
@@ -203,7 +220,7 @@ def _summary(folder: Path) -> Mapping[str, Any]:
 
 def _conditions(overrides: Sequence[Sequence[str]]) -> list[str]:
     """What tells the jobs apart besides their seed, e.g. "optimizee.hidden_units=40"."""
-    kept = [[o for o in one if o.partition("=")[0] not in UNITS] for one in overrides]
+    kept = [[o for o in one if _key_of(o) != UNIT] for one in overrides]
     common = set.intersection(*map(set, kept)) if kept else set()
     return [" ".join(o for o in one if o not in common) for one in kept]
 
@@ -214,15 +231,18 @@ def _read(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
+def _key_of(override: str) -> str:
+    """The key of an override."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def _key(config: DictConfig, command: str, overrides: Sequence[str]) -> str:
     """Hash of everything that makes two launches the same multirun."""
     job: Any = OmegaConf.to_container(config, resolve=False)
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper)
-    dirs = [shipped("conf"), shipped("sweeps"), *map(Path, config_dirs(config.hydra))]
-    files = {str(p): p.read_text() for d in dirs for p in sorted(d.rglob("*.yaml"))}
     store = absolute_uri(str(config.tracking.uri)), config.tracking.experiment
     code = sources({name: node for name, node in job.items() if name != "hydra"})
-    return record.digest(command, sorted(overrides), sweeper.get("params"), files, store, code)
+    return record.digest(command, overrides, sweeper.get("params"), store, code)
 
 
 def config_dirs(hydra: Any) -> list[str]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -38,12 +39,14 @@ class Record:
         config: resolved, whole.
         sources: what else the numbers depend on, as `provenance.sources` gives it.
         threads: of torch.
+        cwd: working directory, which relative paths mean.
         run_id: in the store, None before there is one.
         status: RUNNING also after a kill that nothing could answer.
         error: what made it fail, one line.
         accepted: changes of config or code since it was begun, which parameters in a store cannot
             follow.
         unsent: the store lacks something that lies in the folder.
+        seconds: spent, in all launches that could still say so.
         ended: seconds since 1970, None while it runs.
     """
 
@@ -53,11 +56,13 @@ class Record:
     config: dict[str, Any]
     sources: dict[str, str]
     threads: int
+    cwd: str
     run_id: str | None = None
     status: Status = "RUNNING"
     error: str | None = None
     accepted: list[str] = field(default_factory=list)
     unsent: bool = False
+    seconds: float = 0.0
     ended: float | None = None
 
     def write(self, folder: Path) -> None:
@@ -104,7 +109,8 @@ def _changed_sources(old: Mapping[str, str], new: Mapping[str, str]) -> list[str
         before, after = old.get(name), new.get(name)
         if before != after:
             library = "." in (before or after or "")
-            lines.append(f"{name} {before} -> {after}" if library else f"{name} changed")
+            what = "changed" if after else "not found"
+            lines.append(f"{name} {before} -> {after}" if library else f"{name} {what}")
     return lines
 
 
@@ -115,11 +121,12 @@ def digest(*parts: object) -> str:
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flat keys of a config without `PLACES`."""
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == place or key.startswith(f"{place}.") for place in PLACES)
-    }
+    return {key: value for key, value in flatten(config).items() if not is_place(key)}
+
+
+def is_place(key: str) -> bool:
+    """Whether a key of the config says where things lie, or what a launch may do."""
+    return any(key == place or key.startswith(f"{place}.") for place in PLACES)
 
 
 @contextmanager
@@ -143,14 +150,23 @@ def alone(folder: Path, wait: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if not wait and not (folder / FILE).is_file():
+            _clear(folder)
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a living process works in a run's folder."""
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+def _clear(folder: Path) -> None:
+    """Remove the folder of a run that never began, and the folders above that it leaves empty."""
+    (folder / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: it is not ours to remove
+        for path in (folder, *folder.parents[:2]):
+            path.rmdir()
+
+
+def set_aside(folder: Path) -> Path:
+    """Move what lies in a run's folder into a folder beside it, since another run begins there."""
+    place = next(p for n in itertools.count(1) if not (p := Path(f"{folder}.before-{n}")).exists())
+    place.mkdir()
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            path.rename(place / path.name)
+    return place

@@ -1,6 +1,7 @@
 """resume=...: find the run that was stopped, and the arguments that compose its config again."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def arguments(command: str, given: Sequence[str]) -> list[str]:
     """The command line of a run that goes on; `given` itself where nothing is resumed.
 
     The run's own overrides come first, so that `resume=ID` is all that is needed; what is given
-    beside it is added, and is later compared with what the run was begun with.
+    beside it is added, and is later compared with what the run was begun with. The working
+    directory becomes the run's, so that relative paths mean what they meant.
 
     Args:
         command: "train" or "evaluate".
@@ -37,14 +39,16 @@ def arguments(command: str, given: Sequence[str]) -> list[str]:
         raise ConfigError(f"{KEY}{source}: {folder} holds no {record.FILE}, so there is no run")
     if old.command != command:
         raise ConfigError(f"{KEY}{source} was made by l2l-{old.command}: use that")
+    if Path(old.cwd).is_dir():
+        os.chdir(old.cwd)
     rest = [argument for argument in given if not argument.startswith(KEY)]
     mine = {argument.partition("=")[0].lstrip("+~") for argument in rest}
     known = [o for o in old.overrides if o.partition("=")[0].lstrip("+~") not in mine]
     dirs = [part for path in old.config_dirs for part in ("--config-dir", path)]
     if any(argument.startswith(("--config-dir", "-cd")) for argument in rest):
         dirs = []
-    place = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(folder))}", "hydra.output_subdir=null"]
-    return [*dirs, *known, *rest, *place, f"{KEY}{_quoted(str(folder))}"]
+    place = [f"{key}{quoted(str(folder))}" for key in ("hydra.run.dir=", KEY)]
+    return [*dirs, *known, *rest, "hydra.mode=RUN", *place]
 
 
 def is_launch_only(override: str) -> bool:
@@ -99,6 +103,6 @@ def _value(given: Sequence[str], key: str) -> str | None:
     return values[-1].strip("'\"") if values else None
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A string as Hydra's grammar wants it."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

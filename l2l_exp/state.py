@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from l2l_exp.comparison import Contender
+from l2l_exp.errors import UserError
 from l2l_exp.evaluation import EvalRecord, StepCost
 from l2l_exp.files import replacing
 from l2l_exp.meta.train import Memory, State
@@ -24,7 +25,7 @@ SECONDS_BETWEEN = 5.0
 ARRAYS = ("problems", "steps", "loss", "running_mean", "metric_steps", "diverged")
 
 
-class StateError(ValueError):
+class StateError(UserError, ValueError):
     """A saved state cannot be read; the message names the file."""
 
 

@@ -30,7 +30,7 @@ class Row(NamedTuple):
 ZERO = ("optimizees", "optimizers")
 TWO = (
     "meta", "evaluation", "tuning", "comparison", "statistics", "checkpoint", "provenance", "state",
-    "files",
+    "files", "errors",
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "record", "resume", "multirun", "hooks", "signals",

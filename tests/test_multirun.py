@@ -76,8 +76,8 @@ def sweep_of(work: Path) -> Path:
 
 def statuses(work: Path) -> dict[int, str]:
     """Job number -> status, of the jobs that have begun."""
-    found = sweep_of(work).glob("*/run.json")
-    return {int(p.parent.name): record.read(p.parent).status for p in found}
+    found = [p.parent for p in sweep_of(work).glob("*/run.json") if p.parent.name.isdigit()]
+    return {int(folder.name): record.read(folder).status for folder in found}
 
 
 def runs_in(work: Path) -> tuple[object, list]:
@@ -270,6 +270,101 @@ def test_a_child_resumes_alone(command, workplace_with_store):
     assert len(runs_in(workplace_with_store)[1]) == 2
 
 
+def test_a_job_that_is_no_longer_the_same_begins_anew(command, workplace_with_store, fragile):
+    """Its YAML was edited between two launches of the same command."""
+    path = workplace_with_store / "my_conf" / "optimizer" / "other.yaml"
+    text = (path.parent / "fragile.yaml").read_text()
+    path.write_text(text.replace("broken_seed: -1", "broken_seed: 0"))
+    launch = ["train", "-m", "optimizer=fragile,other", *fragile[3:], *fragile[:2]]
+    assert command(*launch).code == 1
+    assert statuses(workplace_with_store) == {0: "FINISHED", 1: "FAILED"}
+    path.write_text(text)
+    outcome = command(*launch)
+    assert outcome.code == 0, outcome.err
+    assert "begins anew, since optimizer.broken_seed 0 -> -1" in outcome.err
+    assert statuses(workplace_with_store) == {0: "FINISHED", 1: "FINISHED"}
+    kept = sweep_of(workplace_with_store) / "1.before-1"
+    assert record.read(kept).status == "FAILED"
+    children = runs_in(workplace_with_store)[1]
+    assert sorted(c.info.status for c in children) == ["FAILED", "FINISHED", "FINISHED"]
+
+
+def test_every_job_that_cannot_begin_is_recorded_and_the_others_go_on(
+    command, workplace_with_store
+):
+    outcome = command("train", "-m", "threads=1,0,2", *TINY)
+    assert outcome.code == 1 and "2 done" in outcome.out and "1 failed" in outcome.out
+    assert statuses(workplace_with_store) == {0: "FINISHED", 1: "FAILED", 2: "FINISHED"}
+    assert "threads=0 must be >= 1" in record.read(sweep_of(workplace_with_store) / "1").error
+
+
+def test_a_store_that_is_away_between_two_jobs_is_waited_for(
+    command, workplace_with_store, monkeypatch
+):
+    from l2l_exp import jobs
+    from l2l_exp.tracking import TrackingError, mlflow_tracker
+
+    plain, calls = mlflow_tracker.open_client, []
+
+    def sometimes(uri):
+        calls.append(uri)
+        if len(calls) in (3, 4):  # of the second job
+            raise TrackingError("no server answers there")
+        return plain(uri)
+
+    monkeypatch.setattr(mlflow_tracker, "open_client", sometimes)
+    monkeypatch.setattr(jobs, "STORE_PAUSE", 0.01)
+    outcome = command("train", "-m", "seed=0,1,2", *TINY)
+    assert outcome.code == 0 and "3 done" in outcome.out
+    assert outcome.err.count("waiting") == 2
+
+
+def test_a_store_that_stays_away_fails_the_jobs_and_not_the_launch(
+    command, workplace_with_store, monkeypatch
+):
+    from l2l_exp import jobs
+    from l2l_exp.tracking import TrackingError, mlflow_tracker
+
+    plain, calls = mlflow_tracker.open_client, []
+
+    def sometimes(uri):
+        calls.append(uri)
+        if len(calls) == 3:
+            raise TrackingError("no server answers there")
+        return plain(uri)
+
+    launch = ["train", "-m", "seed=0,1,2", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_tracker, "open_client", sometimes)
+        patch.setattr(jobs, "STORE_WAIT", 0.0)
+        assert command(*launch).code == 1
+    assert statuses(workplace_with_store) == {0: "FINISHED", 1: "FAILED", 2: "FINISHED"}
+    assert command(*launch, "retry_failed=true").code == 0
+    assert len(runs_in(workplace_with_store)[1]) == 3
+
+
+def test_a_folder_with_an_apostrophe_is_a_folder(command, workplace, tmp_path, monkeypatch):
+    (tmp_path / "it's a, place").mkdir()
+    monkeypatch.chdir(tmp_path / "it's a, place")
+    outcome = command("train", "-m", "seed=0,1", *TINY, "tracking=none")
+    assert outcome.code == 0, outcome.err
+    assert statuses(Path.cwd()) == {0: "FINISHED", 1: "FINISHED"}
+    folder = sweep_of(Path.cwd()) / "1"
+    record.dataclasses.replace(record.read(folder), status="RUNNING").write(folder)
+    assert command("train", f"resume={folder}").code == 0
+
+
+def test_rules_trained_before_are_conditions_and_no_seeds(command, workplace):
+    """What tells two sources apart is not known to be their seed alone."""
+    assert command("train", "-m", "seed=0,1", *TINY, "evaluation=none", "tracking=none").code == 0
+    one, two = (sweep_of(workplace) / name for name in "01")
+    few = [o for o in TINY if o.startswith(("optimizee", "evaluation"))]
+    outcome = command("evaluate", "-m", f"optimizer.source={one},{two}", *few, "tracking=none")
+    assert outcome.code == 0, outcome.err
+    (path,) = workplace.glob("multirun/evaluate-*/aggregate.parquet")
+    assert set(pd.read_parquet(path)["n_seeds"]) == {1}
+
+
 @pytest.mark.parametrize(
     ("overrides", "telling"),
     [
@@ -293,11 +388,12 @@ def test_a_multirun_that_cannot_begin_leaves_nothing(
     assert not client.search_runs([e.experiment_id for e in client.search_experiments()])
 
 
-def test_a_multirun_on_a_closed_port_ends_before_any_job(command, workplace):
-    outcome = command("train", "-m", "seed=0,1", *TINY, "tracking.uri=http://127.0.0.1:9")
-    assert outcome.code == 2 and "no server answers" in outcome.err
-    assert len(outcome.err.splitlines()) == 1
-    assert list(workplace.glob("multirun/*/*/*")) == []
+def test_a_multirun_on_a_closed_port_ends_before_any_job(workplace):
+    process = start(workplace, "-m", "seed=0,1", *TINY, "tracking.uri=http://127.0.0.1:9")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "no server answers" in err
+    assert len(err.splitlines()) == 1
+    assert list(workplace.glob("multirun/*")) == []
 
 
 def test_jobs_leave_no_global_state_behind(command, workplace_with_store, monkeypatch):

@@ -121,7 +121,9 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(photographed, com
     assert {"keep", "add", "__setitem__", "publish"} <= {name.split(".")[-1] for name in copies}
     for label, work in copies.items():
         monkeypatch.chdir(work)
-        outcome = command("train", f"resume={folder_of(work)}")
+        folder = folder_of(work)
+        record.dataclasses.replace(record.read(folder), cwd=str(work)).write(folder)
+        outcome = command("train", f"resume={folder}")
         assert outcome.code == 0, f"{label}: {outcome.err}"
         assert result_of(work) == expected, label
 
@@ -187,6 +189,56 @@ def test_a_run_is_found_by_the_store_from_another_directory(
     assert outcome.code == 0, outcome.err
     assert status_in_store(workplace) == ["FINISHED"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_finished_run_cannot_be_changed(stopped, command):
+    assert command("train", f"resume={stopped}").code == 0
+    more = (f"resume={stopped}", "training.episodes=6", "accept_changes=true")
+    outcome = command("train", *more)
+    assert outcome.code == 2 and "optimizer=trained" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_change_of_the_meta_optimizer_that_is_accepted_takes_effect(
+    stopped, command, monkeypatch
+):
+    from l2l_exp.meta import train as meta
+
+    used = []
+    plain = meta._meta_step
+
+    def step(rule, optimizer, *rest):
+        used.append(optimizer.param_groups[0]["betas"])
+        return plain(rule, optimizer, *rest)
+
+    monkeypatch.setattr(meta, "_meta_step", step)
+    change = "+training.meta_optimizer.betas=[0.5,0.9]"
+    assert command("train", f"resume={stopped}", change, "accept_changes=true").code == 0
+    assert {tuple(betas) for betas in used} == {(0.5, 0.9)}
+
+
+def test_a_run_is_resumed_in_its_own_working_directory(
+    stopped, command, workplace, tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command("train", f"resume={stopped}").code == 0
+    assert status_in_store(workplace) == ["FINISHED"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_run_that_the_store_lost_gets_another_in_its_place(stopped, command, workplace):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    old = record.read(stopped).run_id
+    client.delete_run(old)
+    outcome = command("train", f"resume={stopped}")
+    assert outcome.code == 0 and "another takes its place" in outcome.err
+    new = record.read(stopped).run_id
+    assert new != old and client.get_run(new).info.status == "FINISHED"
+    steps = {m.step for m in client.get_metric_history(new, "meta_loss")}
+    assert steps == {1, 2, 3, 4}
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(stopped, command):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2l_exp.errors import UserError
 from l2l_exp.meta.gradients import Estimate, MetaGradient
 from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.schedule import Schedule
@@ -26,7 +27,7 @@ State = dict[str, Any]
 """Tensors, numbers, strings, and dicts and lists of them."""
 
 
-class MetaTrainingError(RuntimeError):
+class MetaTrainingError(UserError, RuntimeError):
     """Meta-training cannot go on; the message says why and what to try."""
 
 
@@ -224,12 +225,21 @@ class _Training:
         """Stand where `state` was taken."""
         try:
             self.rule.load_state_dict(state["rule"])
-            self.meta_optimizer.load_state_dict(state["meta_optimizer"])
+            self._load_meta_optimizer(state["meta_optimizer"])
             for name, value in state["progress"].items():
                 setattr(self.progress, name, value)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise MetaTrainingError(f"what was kept does not fit this rule: {reason}") from error
+        self.progress.stopped_early = _out_of_patience(self.plan, self.progress)
+
+    def _load_meta_optimizer(self, state: State) -> None:
+        """Load moments and counts; settings are the config's, which may have been changed."""
+        groups = self.meta_optimizer.param_groups
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        self.meta_optimizer.load_state_dict(state)
+        for group, mine in zip(self.meta_optimizer.param_groups, settings, strict=True):
+            group.update(mine)
 
     def episode(self) -> dict[str, float]:
         """One episode on fresh problems: a meta-step per window. Returns its metrics."""
@@ -309,8 +319,12 @@ def _select(rule: LearnedOptimizer, validation: float, plan: Plan, progress: Pro
         progress.validations_since_best = 0
         return
     progress.validations_since_best += 1
-    if plan.patience is not None and progress.validations_since_best >= plan.patience:
-        progress.stopped_early = True
+    progress.stopped_early = _out_of_patience(plan, progress)
+
+
+def _out_of_patience(plan: Plan, progress: Progress) -> bool:
+    """Whether so many validations brought nothing better that training stops."""
+    return plan.patience is not None and progress.validations_since_best >= plan.patience
 
 
 @torch.no_grad()

@@ -37,12 +37,13 @@ class MlflowTracker(Tracker):
         uri: tracking URI, e.g. sqlite:///mlflow.db (relative to the working directory) or http://...
         experiment: name of the MLflow experiment; made if needed.
         run_name: shown in the UI; None lets MLflow invent one.
-        run_id: of a run that goes on; the metrics of its folder that the store lacks are sent.
+        run_id: of a run that goes on; the metrics of its folder that the store lacks are sent. If
+            the store has no such run any more, another takes its place.
         parent: id of the run that this one is nested in.
         warn: is told what becomes of a store that does not answer.
 
     Raises:
-        TrackingError: if the store cannot be reached or opened, or has no such run.
+        TrackingError: if the store cannot be reached or opened, or takes no run.
     """
 
     def __init__(
@@ -57,16 +58,16 @@ class MlflowTracker(Tracker):
     ) -> None:
         for key, value in (("uri", uri), ("experiment", experiment)):
             if not value:
-                raise ValueError(
+                raise TrackingError(
                     f"tracking.{key}={value} must be set; tracking=none needs no store"
                 )
         self.uri = absolute_uri(uri)
         self._client = open_client(self.uri)
-        if run_id is None:
-            super().__init__(folder, self._begin(folder, experiment, run_name, parent))
-        else:
-            self._reopen(run_id)
-            super().__init__(folder, run_id)
+        known = run_id is not None and self._reopen(run_id)
+        if run_id is not None and not known:
+            warn(f"{self.uri} has no run {run_id} any more: another takes its place")
+        new = None if known else self._begin(folder, experiment, run_name, parent)
+        super().__init__(folder, str(new or run_id))
         self._outbox = Outbox(lambda text: warn(f"{self.uri}: {text}"))
         self._buffer: list[Any] = []
         self._buffered_since = 0.0
@@ -103,25 +104,45 @@ class MlflowTracker(Tracker):
     def _begin(
         self, folder: Path, experiment: str, run_name: str | None, parent: str | None
     ) -> str:
-        """Create a run; its id."""
+        """Create a run, or find the one that a killed process had no time to note; its id."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._create(folder, experiment, run_name, parent)
+        except MlflowException as error:
+            reason = str(error).splitlines()[0][:200]
+            raise TrackingError(f"tracking.uri={self.uri} takes no run ({reason})") from error
+
+    def _create(
+        self, folder: Path, experiment: str, run_name: str | None, parent: str | None
+    ) -> str:
+        """The same, as the client does it."""
         owner = experiment_id(self._client, self.uri, experiment)
         tags = {FOLDER_TAG: str(folder)}
         if parent is not None:
             tags[PARENT_TAG] = parent
-            same = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-            orphans = self._client.search_runs([owner], same)
-            if orphans:  # its process was killed before it could write down the id
-                return str(orphans[0].info.run_id)
+            siblings = self._client.search_runs([owner], f"tags.`{PARENT_TAG}` = '{parent}'")
+            for run in siblings:
+                if run.data.tags.get(FOLDER_TAG) == str(folder) and not run.data.params:
+                    return str(run.info.run_id)
         return str(self._client.create_run(owner, tags=tags, run_name=run_name).info.run_id)
 
-    def _reopen(self, run_id: str) -> None:
-        """Set a run of the store to running again."""
+    def _reopen(self, run_id: str) -> bool:
+        """Set a run of the store to running again; whether there is such a run."""
         from mlflow.exceptions import MlflowException
 
         try:
+            if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
+                return False
             self._client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
-            raise TrackingError(f"no run {run_id!r} in {self.uri}") from error
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            reason = str(error).splitlines()[0][:200]
+            raise TrackingError(
+                f"run {run_id} of {self.uri} cannot be opened ({reason})"
+            ) from error
+        return True
 
     def _send(self, send: Callable[[bool], None]) -> None:
         """Send now or later.

@@ -24,6 +24,7 @@ class Outbox:
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
         self._waiting: deque[Send] = deque()
+        self._refused = 0
         self._delay = 0.0  # > 0 while the store does not answer
         self._next_attempt = 0.0
 
@@ -38,13 +39,13 @@ class Outbox:
             self._attempt()
 
     def insist(self, seconds: float) -> bool:
-        """Send everything, trying for so many seconds; whether all arrived."""
+        """Send everything, trying for so many seconds; whether all arrived and was taken."""
         deadline = time.monotonic() + seconds
         self._attempt()
         while self._waiting and time.monotonic() < deadline:
             time.sleep(min(1.0, seconds / 5))
             self._attempt()
-        return not self._waiting
+        return not self._waiting and not self._refused
 
     def _attempt(self) -> None:
         """Send what waits until something fails."""
@@ -52,6 +53,7 @@ class Outbox:
             try:
                 self._waiting[0]()
             except RefusedError as error:
+                self._refused += 1
                 self._warn(f"the store refused: {error}")
             except Exception as error:  # whatever the client lets through: the run must go on
                 self._postpone(error)

@@ -9,6 +9,8 @@ from urllib.parse import urlparse
 
 from filelock import FileLock
 
+from l2l_exp.errors import UserError
+
 SQLITE = "sqlite:///"
 FOLDER_TAG = "run_folder"
 PARENT_TAG = "mlflow.parentRunId"
@@ -20,10 +22,14 @@ CLIENT_SETTINGS = (
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
 )
 """Environment variables of MLflow's client, unless the user has set them."""
-REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE",
+    "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND",
+)  # fmt: skip
+"""Error codes of answers that another attempt would not change."""
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UserError, RuntimeError):
     """The store cannot be used; the message names it and says what would help."""
 
 
@@ -77,7 +83,7 @@ class Store:
 def absolute_uri(uri: str) -> str:
     """Make the path of an sqlite URI absolute, so that it means the same from every directory."""
     if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
-        return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
+        return SQLITE + str(Path(uri.removeprefix(SQLITE)).expanduser().absolute())
     return uri
 
 
@@ -129,7 +135,8 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
 
 def is_refusal(error: Exception) -> bool:
     """Whether a store answered that it will not take what it was sent."""
-    return getattr(error, "error_code", None) in REFUSALS
+    local = (PermissionError, FileNotFoundError, NotADirectoryError)  # artifacts on a shared disk
+    return isinstance(error, local) or getattr(error, "error_code", None) in REFUSALS
 
 
 def probe(uri: str) -> None:
@@ -142,7 +149,9 @@ def probe(uri: str) -> None:
         port = address.port or (443 if secure else 80)
         with socket.create_connection((host, port), PROBE_SECONDS) as connection:
             if not secure:  # one that listens may still be dead
-                connection.sendall(f"GET /health HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-                connection.recv(1)
+                page = f"{address.path.rstrip('/')}/health"
+                connection.sendall(f"GET {page} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+                if connection.recv(5) != b"HTTP/":
+                    raise OSError("what listens there does not speak HTTP")
     except (OSError, ValueError) as error:
         raise TrackingError(f"tracking.uri={uri}: no server answers there ({error})") from error

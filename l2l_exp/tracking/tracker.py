@@ -86,7 +86,7 @@ class Tracker(ABC):
         """Write the rule into `checkpoint/`."""
         folder = self.folder / CHECKPOINT
         checkpoint.save(folder, rule, {"run_id": self.run_id, **about})
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.glob("rule.*")):
             self.publish(path, CHECKPOINT)
         return folder
 
