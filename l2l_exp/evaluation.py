@@ -141,7 +141,7 @@ def _evaluate_chunk(
     keep, measure = set(recorded_steps(horizon)), set(metric_steps(horizon))
     losses, means, metrics = [first], [first], [optimizee.metrics(start.theta, problem)]
     total, bad = torch.zeros_like(first, dtype=torch.float64), ~first.isfinite()
-    for carry in unroll(episode, rule, start, horizon):
+    for carry in unroll(episode, rule, start, horizon, reuse_state=True):
         step = carry.seen.step
         total += carry.loss
         bad |= ~(carry.loss <= BLOW_UP * first)  # true for NaN too

@@ -134,7 +134,7 @@ class Validator:
         problem = self.optimizee.sample(range(self.problems), Seed("validation", self.seed))
         episode = Episode(self.optimizee, problem, self.horizon)
         carry = episode.start(rule)
-        for after in unroll(episode, rule, carry, self.horizon):
+        for after in unroll(episode, rule, carry, self.horizon, reuse_state=True):
             carry = after
         loss = self.optimizee.metrics(carry.theta, problem)["train_loss"].mean().item()
         return loss if math.isfinite(loss) else math.inf
