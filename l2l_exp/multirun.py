@@ -22,7 +22,7 @@ from l2l_exp.files import write_json
 from l2l_exp.provenance import code_version, environment, sources
 from l2l_exp.report import seeds
 from l2l_exp.resume import quoted
-from l2l_exp.tracking import FOLDER_TAG, End, Tracker, absolute_uri
+from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError, absolute_uri
 
 FILE = "sweep.json"
 UNIT = "seed"
@@ -128,7 +128,10 @@ def end(multirun: Multirun, how: End) -> Count:
         if rows:
             _aggregate(tracker, rows)
     finally:
-        tracker.finish("FAILED" if how == "FINISHED" and count.failed else how)
+        if not tracker.finish("FAILED" if how == "FINISHED" and count.failed else how):
+            Console().warn(
+                f"the store lacks something of {multirun.folder}: launch again to send it"
+            )
     return count
 
 
@@ -145,7 +148,8 @@ def discard(multirun: Multirun) -> bool:
 def _close_killed(multirun: Multirun) -> None:
     """Close runs whose process is gone and had no time to do so, or to tell the store."""
     for folder in _records(multirun.folder):
-        with suppress(Timeout), FileLock(folder / record.LOCK, timeout=0):  # else it is alive
+        alive_or_unreachable = suppress(Timeout, TrackingError)
+        with alive_or_unreachable, FileLock(folder / record.LOCK, timeout=0):
             one = record.read(folder)  # again: it may have ended since
             if one is not None and one.run_id is not None:
                 _close(multirun, folder, one)

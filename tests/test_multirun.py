@@ -6,12 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from processes import start, wait_for
 from scipy import stats
 
 from l2l_exp import record
@@ -412,22 +412,6 @@ def test_jobs_leave_no_global_state_behind(command, workplace_with_store, monkey
 
 # ------------------------------------------------------------------ in parallel
 
-PROGRAM = str(Path(sys.executable).with_name("l2l-train"))
-
-
-def start(work: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [PROGRAM, *arguments], cwd=work, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def wait_for(condition, seconds: float = 120.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
-
 
 def count(work: Path, status: str) -> int:
     folders = list(work.glob("multirun/*"))
@@ -503,6 +487,34 @@ def test_twelve_jobs_survive_the_death_of_a_worker_and_of_the_launcher(tmp_path,
         ]
         assert len(seen) == len(set(seen))
     check_aggregate(work)
+
+
+@pytest.mark.slow  # half a minute: joblib's processes import everything
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("number", "whom", "code"),
+    [(signal.SIGINT, "everybody", 130), (signal.SIGTERM, "the launcher", 143)],
+)
+def test_a_signal_closes_a_parallel_multirun(number, whom, code, tmp_path, monkeypatch):
+    monkeypatch.setenv("L2L_CACHE", str(tmp_path / "cache"))
+    launch = (
+        "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=range(4)",
+        *use_fragile(tmp_path, "fragile_in_parallel"), "optimizer.sleep=0.03",
+        "training.episodes=20",
+    )  # fmt: skip
+    process = start(tmp_path, *launch)
+    wait_for(lambda: count(tmp_path, "RUNNING") == 2)
+    workers = workers_of(process)
+    (os.killpg if whom == "everybody" else os.kill)(process.pid, number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code and err.splitlines()[-2:] == [
+        "l2l-train: interrupted", "l2l-train: launch the same command again to go on",
+    ]  # fmt: skip
+    wait_for(lambda: not any(worker.is_running() for worker in workers), 30)
+    parent, children = runs_in(tmp_path)
+    assert parent.info.status == "KILLED"
+    assert {child.info.status for child in children} == {"KILLED"}
+    assert set(statuses(tmp_path).values()) == {"KILLED"}
 
 
 @pytest.mark.slow  # half a minute: four processes on a few cores

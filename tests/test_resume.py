@@ -9,14 +9,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from processes import start, wait_for
 
 from l2l_exp import record, state
 from l2l_exp.comparison import Contender
@@ -424,22 +423,6 @@ LONGER = (
     "training.truncation=5", "evaluation.problems=50", "evaluation.tuning_problems=50",
     "evaluation.horizon=300",
 )  # fmt: skip
-PROGRAM = str(Path(sys.executable).with_name("l2l-train"))
-
-
-def start(work: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [PROGRAM, *arguments], cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-
-
-def wait_for(condition, seconds: float = 60.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
