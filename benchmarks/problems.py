@@ -21,7 +21,7 @@ META_LOSS = MetaLoss(Uniform(), Plain())
 
 def image_mlp(side: int = 28, hidden_units: int = 20) -> ImageMLP:
     """One hidden layer on random images: (side^2 + 11) * hidden_units + 10 coordinates."""
-    pixels = torch.rand(600, side, side, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(600, 1, side, side, generator=torch.Generator().manual_seed(0))
     return ImageMLP(Images(pixels, torch.arange(600) % 10), hidden_units, init_std=0.1)
 
 

@@ -40,7 +40,12 @@ ARRAYS = frozenset({"torch", "numpy"})
 PLOTS = frozenset({"numpy", "scipy", "pandas", "pyarrow", "seaborn", "matplotlib", "jinja2"})
 EDGE = ARRAYS | PLOTS | {"hydra", "omegaconf", "rich", "filelock", "mlflow"}
 TABLE = (
-    Row(("optimizees.data",), ("optimizees",), ARRAYS | {"sklearn", "torchvision"}),
+    Row(("optimizees.vision",), (), ARRAYS | {"torchvision"}),
+    Row(
+        ("optimizees.data", "optimizees.pictures"),
+        ("optimizees",),
+        ARRAYS | {"sklearn", "skimage", "PIL"},
+    ),
     Row(("optimizees",), (), ARRAYS),
     Row(("optimizers",), ("optimizees.spec",), frozenset({"torch"})),
     Row(("unroll",), ZERO, frozenset({"torch"})),
@@ -105,9 +110,9 @@ def test_a_module_imports_only_what_its_layer_may(module):
             assert top in sys.stdlib_module_names or top in row.third_party, name
 
 
-def test_only_the_data_module_imports_torchvision():
+def test_only_the_vision_module_imports_torchvision():
     users = [m for m in MODULES if any(n.split(".")[0] == "torchvision" for n in imports(m))]
-    assert users == ["optimizees.data"]
+    assert users == ["optimizees.vision"]
 
 
 def test_there_is_one_inner_loop():

@@ -1,14 +1,8 @@
-"""Image data sets, their split into disjoint parts, and the jitter of drawn images.
+"""Image data sets, their split into disjoint parts, and the jitter of drawn images."""
 
-The only module that imports torchvision.
-"""
-
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from l2l_exp.optimizees.seeding import Split
+from l2l_exp.optimizees.vision import torchvision
 
 TORCHVISION = ("MNIST", "FashionMNIST")
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -26,7 +21,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class Images(NamedTuple):
     """Labelled images."""
 
-    pixels: Tensor  # (P, height, width) in [0, 1]
+    pixels: Tensor  # (P, channels, height, width) in [0, 1]
     labels: Tensor  # (P,) int64 in [0, 10)
 
 
@@ -40,9 +35,8 @@ class Part(NamedTuple):
 def digits() -> Images:
     """scikit-learn's bundled 1797 handwritten digits, 8x8, values 0..16 divided by 16."""
     bunch = load_digits()
-    return Images(
-        torch.from_numpy(bunch.images / 16).float(), torch.from_numpy(bunch.target).long()
-    )
+    pixels = torch.from_numpy(bunch.images / 16).float().unsqueeze(1)
+    return Images(pixels, torch.from_numpy(bunch.target).long())
 
 
 def torchvision_images(name: str, root: str, *, download: bool = True) -> Images:
@@ -60,7 +54,7 @@ def torchvision_images(name: str, root: str, *, download: bool = True) -> Images
     folder = Path(root).expanduser()
     if name not in TORCHVISION:
         raise ValueError(f"data set {name!r} must be one of {', '.join(TORCHVISION)}")
-    dataset = getattr(_torchvision_datasets(), name)
+    dataset = getattr(torchvision("datasets"), name)
     try:
         both = [dataset(folder, train=train, download=download) for train in (True, False)]
     except (RuntimeError, OSError) as error:
@@ -69,7 +63,7 @@ def torchvision_images(name: str, root: str, *, download: bool = True) -> Images
             f"data set {name} is not in {folder / name / 'raw'} ({reason}): put its four unpacked "
             f"idx-ubyte files there, or run with network access and optimizee.images.download=true"
         ) from error
-    pixels = torch.cat([part.data for part in both]).float() / 255
+    pixels = torch.cat([part.data for part in both]).float().unsqueeze(1) / 255
     return Images(pixels, torch.cat([part.targets for part in both]).long())
 
 
@@ -134,7 +128,7 @@ class Jitter:
             )
 
     def __call__(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Warp images (n, height, width) by draws (n, 5), uniform in [-1, 1]; zeros outside."""
+        """Warp images (n, C, height, width) by draws (n, 5) in [-1, 1]; zeros outside."""
         height, width = pixels.shape[-2:]
         angle = self.rotation * draws[:, 0]
         stretch = 1 + self.scale * draws[:, 1:3]
@@ -142,27 +136,5 @@ class Jitter:
         rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1)
         matrix = rotation.view(-1, 2, 2) * stretch.unsqueeze(-2)
         affine = torch.cat([matrix, (unit * draws[:, 3:5]).unsqueeze(-1)], -1)
-        grid = F.affine_grid(affine, [len(pixels), 1, height, width], align_corners=False)
-        warped = F.grid_sample(pixels.unsqueeze(1), grid, align_corners=False)
-        return warped.squeeze(1)
-
-
-def _torchvision_datasets() -> ModuleType:
-    """Import torchvision.datasets, also where a CUDA build stands beside a CPU build of torch.
-
-    There the import dies because the operators `nms` and `qnms` are not registered; declaring
-    their schemas is enough for everything but those operators.
-    """
-    try:
-        return importlib.import_module("torchvision.datasets")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.startswith("torchvision")]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    module = importlib.import_module("torchvision.datasets")
-    module._l2l_exp_schemas = library  # type: ignore[attr-defined]  # dies with its last reference
-    return module
+        grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
+        return F.grid_sample(pixels, grid, align_corners=False)

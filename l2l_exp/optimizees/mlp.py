@@ -79,7 +79,7 @@ class ImageMLP(Optimizee):
         self.init_std = init_std
         self.batch_size = batch_size
         self.jitter = jitter
-        self.register_buffer("pixels", images.pixels)  # (P, height, width)
+        self.register_buffer("pixels", images.pixels)  # (P, channels, height, width)
         self.register_buffer("labels", images.labels)  # (P,)
         parts = split_images(images.labels, seed=split_seed, held_out_fraction=held_out_fraction)
         for name in SPLITS:

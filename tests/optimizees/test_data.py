@@ -19,7 +19,7 @@ def parts_of(parts):
 
 def test_digits_are_1797_images_in_the_unit_interval():
     images = digits()
-    assert images.pixels.shape == (1797, 8, 8) and images.pixels.dtype == torch.float32
+    assert images.pixels.shape == (1797, 1, 8, 8) and images.pixels.dtype == torch.float32
     assert images.pixels.min() == 0 and images.pixels.max() == 1
     assert images.labels.dtype == torch.int64 and images.labels.unique().tolist() == [*range(10)]
 
@@ -59,7 +59,7 @@ def test_a_class_too_small_for_six_parts_is_refused_by_name():
 
 def random_images(count=3):
     """Images whose pixels all differ."""
-    return torch.from_numpy(np.random.default_rng(0).random((count, 8, 8)))
+    return torch.from_numpy(np.random.default_rng(0).random((count, 2, 8, 8)))
 
 
 def test_zero_draws_leave_images_as_they_are():
@@ -79,9 +79,9 @@ def test_a_shift_moves_images_by_whole_pixels_and_fills_with_zeros(dx, dy):
     pixels = random_images()
     draws = torch.tensor([[0.0, 0.0, 0.0, dx / 2, dy / 2]] * 3).double()
     warped = Jitter(0.0, 0.0, shift=2.0)(pixels, draws)
-    expected = torch.zeros(3, 12, 12).double()
-    expected[:, 2:10, 2:10] = pixels
-    expected = expected[:, 2 + dy : 10 + dy, 2 + dx : 10 + dx]
+    expected = torch.zeros(3, 2, 12, 12).double()
+    expected[..., 2:10, 2:10] = pixels
+    expected = expected[..., 2 + dy : 10 + dy, 2 + dx : 10 + dx]
     torch.testing.assert_close(warped, expected)
 
 
@@ -89,7 +89,7 @@ def test_a_quarter_turn_is_rot90():
     pixels = random_images()
     draws = torch.tensor([[1.0, 0, 0, 0, 0]] * 3).double()
     warped = Jitter(rotation=math.pi / 2, scale=0.0, shift=0.0)(pixels, draws)
-    turns = [torch.rot90(pixels, k, (1, 2)) for k in (1, 3)]
+    turns = [torch.rot90(pixels, k, (2, 3)) for k in (1, 3)]
     assert any(torch.allclose(warped, turn) for turn in turns)
 
 
@@ -120,7 +120,7 @@ def test_idx_files_are_read_training_files_first_and_scaled_to_the_unit_interval
     write_idx(tmp_path / name / "raw", "train", pixels[:5], labels[:5])
     write_idx(tmp_path / name / "raw", "t10k", pixels[5:], labels[5:])
     images = torchvision_images(name, str(tmp_path), download=False)
-    assert torch.equal(images.pixels, torch.from_numpy(pixels).float() / 255)
+    assert torch.equal(images.pixels, torch.from_numpy(pixels).float().unsqueeze(1) / 255)
     assert images.labels.tolist() == labels.tolist() and images.labels.dtype == torch.int64
 
 

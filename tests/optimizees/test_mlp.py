@@ -73,8 +73,8 @@ def test_walking_through_the_problems_in_chunks_changes_no_metric(mlp, monkeypat
 
 def test_a_minibatch_holds_images_with_their_own_labels():
     images = digits()
-    tagged = Images(torch.zeros(len(images.labels), 2, 2), images.labels)
-    tagged.pixels[:, 0, 0] = torch.arange(len(images.labels))
+    tagged = Images(torch.zeros(len(images.labels), 1, 2, 2), images.labels)
+    tagged.pixels[:, 0, 0, 0] = torch.arange(len(images.labels))
     optimizee = ImageMLP(tagged, batch_size=500).double()
     data = optimizee.minibatch(optimizee.sample([0, 3], Seed("validation", 1)), 2)
     drawn = data["x"][..., 0].long()
@@ -102,7 +102,7 @@ def test_jitter_draws_are_uniform_and_independent_of_which_image_is_drawn():
 
 
 def test_theta_0_has_the_standard_deviation_asked_for():
-    images = Images(torch.zeros(300, 8, 8), digits().labels[:300])
+    images = Images(torch.zeros(300, 1, 8, 8), digits().labels[:300])
     theta = ImageMLP(images, init_std=0.2).init(range(40), Seed("train", 0))
     assert theta.std().item() == pytest.approx(0.2, rel=0.02)
 
