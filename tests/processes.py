@@ -1,5 +1,7 @@
 """l2l-train as a process of its own, for tests that signal and kill."""
 
+import functools
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +12,14 @@ PROGRAM = str(Path(sys.executable).with_name("l2l-train"))
 
 
 def start(work: Path, *arguments: str) -> subprocess.Popen:
-    """l2l-train in a process and a process group of its own."""
+    """l2l-train in a process and a process group of its own, which obeys Ctrl-C.
+
+    Where the tests are a shell's background job they ignore it, and their children would too.
+    """
     return subprocess.Popen(
         [PROGRAM, *arguments], cwd=work, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
