@@ -106,7 +106,7 @@ def test_a_part_runs_alone_and_writes_what_it_promises(part, tmp_path, capsys):
     assert KEYS[part] | {"claims", "seconds_of_benchmark"} <= set(results[part])
     for promise in results[part]["claims"]:
         assert set(promise) == {"what", "value", "bound", "limit", "holds"}
-        assert promise["value"] > 0
+        assert promise["value"] >= 0  # a tiny window may take no new page of memory
     assert str(path) in capsys.readouterr().out.replace("\n", "")
 
 
