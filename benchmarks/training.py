@@ -19,7 +19,8 @@ from l2l_exp.meta.gradients import MetaGradient, Replay
 from l2l_exp.meta.schedule import Cosine
 from l2l_exp.meta.train import Validator
 from l2l_exp.optimizees.base import Optimizee
-from l2l_exp.optimizees.data import Jitter, digits
+from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.jitter import Jitter
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.seeding import Seed, generator
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
@@ -107,7 +108,7 @@ class Contender:
 def measure_training(tiny: bool = False) -> Result:
     """Validation loss after equal seconds, per estimator and meta-seed; one thread."""
     size = TINY if tiny else Size()
-    optimizee = ImageMLP(digits(), jitter=Jitter(rotation=0.3, scale=0.15, shift=1.0))
+    optimizee = ImageMLP(digits(jitter=Jitter(rotation=0.3, scale=0.15, shift=1.0)))
     validate = Validator(optimizee, size.validation_problems, 0, size.horizon)
     with measure.threads(1):
         runs = {seed: _train(size, seed, optimizee) for seed in size.seeds}

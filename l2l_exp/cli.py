@@ -123,7 +123,7 @@ def _is_multirun() -> bool:
 def _choices() -> dict[str, str]:
     """Which option of each group was chosen, e.g. optimizee -> quadratic."""
     choices = OmegaConf.to_container(HydraConfig.get().runtime.choices)
-    wanted = ("optimizee", "optimizer", "experiment")
+    wanted = ("optimizee", "data", "optimizer", "experiment")
     return {
         key: str(choices[key]) for key in wanted if isinstance(choices, dict) and choices.get(key)
     }

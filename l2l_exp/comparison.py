@@ -15,7 +15,7 @@ from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
-from l2l_exp.tuning import Tuned, TuningCache, source_hash, tune
+from l2l_exp.tuning import SEARCHES, Search, Tuned, TuningCache, source_hash, tune
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Protocol:
         problems: n >= 1, fresh test problems.
         tuning_problems: >= 1, validation problems on which baselines choose their learning rates.
         seed: of both, which lie in different splits; the same for every meta-seed.
+        tuning_search: how learning rates are searched, one of `SEARCHES`.
         identity: what the draws and the loss depend on, as json values; a part of cache keys.
     """
 
@@ -35,12 +36,18 @@ class Protocol:
     tuning_problems: int
     seed: int
     identity: Mapping[str, object]
+    tuning_search: Search = "full"
 
     def __post_init__(self) -> None:
         """Raise ValueError for an impossible protocol."""
         for name in ("horizon", "problems", "tuning_problems"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name}={getattr(self, name)} must be >= 1")
+        if self.tuning_search not in SEARCHES:
+            raise ValueError(
+                f"evaluation.tuning_search={self.tuning_search} must be one of "
+                f"{', '.join(SEARCHES)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,13 +145,14 @@ def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: Tuni
         "sources": [source_hash(type(optimizee)), source_hash(rule.optimizer)],
         "settings": rule.settings,
         "rates": rule.rates,
-        "search": rule.search,
+        "search": [*rule.search, protocol.tuning_search],
         "device": str(optimizee.anchor.device),
         "dtype": str(optimizee.anchor.dtype),
     }
     tuned = cache.read(key)
     if tuned is None:
         seed = Seed("validation", protocol.seed)
-        tuned = tune(optimizee, rule, range(protocol.tuning_problems), seed, protocol.horizon)
+        problems = range(protocol.tuning_problems)
+        tuned = tune(optimizee, rule, problems, seed, protocol.horizon, protocol.tuning_search)
         cache.write(key, tuned)
     return tuned

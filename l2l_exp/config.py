@@ -49,6 +49,7 @@ class EvaluationConfig:
     horizon: int = MISSING
     problems: int = MISSING
     tuning_problems: int = MISSING
+    tuning_search: str = MISSING
     seed: int = MISSING
     cache: str | None = MISSING
     baselines: dict[str, Any] = MISSING
@@ -74,6 +75,7 @@ class EvaluateConfig:
     resume: str | None = MISSING
     accept_changes: bool = MISSING
     retry_failed: bool = MISSING
+    data: dict[str, Any] = field(default_factory=dict)
     optimizee: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

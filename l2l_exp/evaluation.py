@@ -97,6 +97,7 @@ def evaluate(
     problems: Sequence[int],
     seed: Seed,
     horizon: int,
+    measured: Sequence[int] | None = None,
 ) -> list[EvalRecord]:
     """Run a rule on fresh problems; every rule that gets the same seed meets the same draws.
 
@@ -106,6 +107,8 @@ def evaluate(
         problems: indices of the B problems, walked through in chunks that fit memory.
         seed: split and seed of the draws.
         horizon: T >= 1.
+        measured: steps in [0, T] at which metrics are taken, in order; None for `metric_steps(T)`.
+            Criteria need T, and `EvalRecord.status` needs 0 too.
 
     Returns:
         One record per learning rate of a baseline, in order; one record for other rules.
@@ -118,7 +121,8 @@ def evaluate(
     rates = rule.rates if isinstance(rule, Baseline) else (None,)
     rows = max(1, COORDINATES_AT_ONCE // (optimizee.spec.size * len(rates)))
     chunks = [problems[i : i + rows] for i in range(0, len(problems), rows)]
-    parts = [_evaluate_chunk(optimizee, rule, c, seed, horizon, rates) for c in chunks]
+    measured = metric_steps(horizon) if measured is None else measured
+    parts = [_evaluate_chunk(optimizee, rule, c, seed, horizon, rates, measured) for c in chunks]
     return [_join([part[place] for part in parts]) for place in range(len(rates))]
 
 
@@ -130,6 +134,7 @@ def _evaluate_chunk(
     seed: Seed,
     horizon: int,
     rates: Sequence[float | None],
+    measured: Sequence[int],
 ) -> list[EvalRecord]:
     """Run one chunk of problems at all learning rates at once."""
     if len(rates) > 1:
@@ -138,8 +143,9 @@ def _evaluate_chunk(
     episode = Episode(optimizee, problem, horizon)
     start = episode.start(rule)
     first = start.loss
-    keep, measure = set(recorded_steps(horizon)), set(metric_steps(horizon))
-    losses, means, metrics = [first], [first], [optimizee.metrics(start.theta, problem)]
+    keep = set(recorded_steps(horizon))
+    losses, means = [first], [first]
+    metrics = [optimizee.metrics(start.theta, problem)] if 0 in measured else []
     total, bad = torch.zeros_like(first, dtype=torch.float64), ~first.isfinite()
     for carry in unroll(episode, rule, start, horizon, reuse_state=True):
         step = carry.seen.step
@@ -148,14 +154,14 @@ def _evaluate_chunk(
         if step in keep:
             losses.append(carry.loss)
             means.append(total / step)
-        if step in measure:
+        if step in measured:
             metrics.append(optimizee.metrics(carry.theta, problem))
     whole = EvalRecord(
         problems=np.asarray(problems, dtype=np.int64),
         steps=np.asarray(recorded_steps(horizon)),
         loss=_stack(losses),
         running_mean=_stack(means),
-        metric_steps=np.asarray(metric_steps(horizon)),
+        metric_steps=np.asarray(measured),
         metrics={name: _stack([m[name] for m in metrics]) for name in metrics[0]},
         diverged=bad.cpu().numpy(),
     )

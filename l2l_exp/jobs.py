@@ -355,6 +355,7 @@ def _field(cfg: DictConfig) -> Field:
         tuning_problems=section.tuning_problems,
         seed=section.seed,
         identity=plain(cfg.optimizee),
+        tuning_search=section.tuning_search,
     )
     baselines = {str(name): build_rule(cfg, node) for name, node in section.baselines.items()}
     for name, rule in baselines.items():
@@ -474,9 +475,9 @@ def _end(job: Job, running: Record, tracker: Tracker, end: End) -> None:
 
 def _run_name(job: Job) -> str:
     """What a reader knows a run by, e.g. "digits, seed 0"."""
-    what = (
-        job.choices.get("experiment") or f"{job.choices['optimizer']} on {job.choices['optimizee']}"
-    )
+    data = f" of {job.choices['data']}" if "data" in job.choices else ""
+    chosen = f"{job.choices['optimizer']} on {job.choices['optimizee']}{data}"
+    what = job.choices.get("experiment") or chosen
     return f"{what}, seed {job.cfg.seed}"
 
 

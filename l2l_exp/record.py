@@ -22,8 +22,8 @@ FORMAT_VERSION = 1
 ABSENT = "absent"
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 PLACES = (
-    "tracking", "evaluation.cache", "optimizee.images.root", "optimizer.uri",
-    "resume", "accept_changes", "retry_failed",
+    "tracking", "evaluation.cache", "data.root", "data.download", "optimizee.images.root",
+    "optimizee.images.download", "optimizer.uri", "resume", "accept_changes", "retry_failed",
 )  # fmt: skip
 """Keys that say where things lie or what a launch may do: they make no other run."""
 

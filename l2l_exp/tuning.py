@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,8 +17,12 @@ from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.baseline import Baseline
 
+Search = Literal["full", "coarse_to_fine"]
+SEARCHES = ("full", "coarse_to_fine")
 PER_DECADE = 4
 """Grid values per factor of ten: two per half decade."""
+SPACINGS = (4, 2, 1)
+"""Of a search from coarse to fine, in places of the grid."""
 SMALLEST, LARGEST = 1e-8, 1e4
 """The grid widens no further than this."""
 
@@ -43,12 +48,21 @@ def grid(low: float, high: float) -> list[float]:
 
 
 def tune(
-    optimizee: Optimizee, baseline: Baseline, problems: Sequence[int], seed: Seed, horizon: int
+    optimizee: Optimizee,
+    baseline: Baseline,
+    problems: Sequence[int],
+    seed: Seed,
+    horizon: int,
+    search: Search = "full",
 ) -> Tuned:
     """Find the best learning rate for each criterion the optimizee has.
 
-    The whole grid is one vectorised run. While the best rate of some criterion lies at an edge,
-    the grid grows by half a decade there. A baseline whose rates are given chooses among those.
+    "full" runs the whole grid at once, vectorised; while the best rate of some criterion lies at
+    an edge, the grid grows by half a decade there. "coarse_to_fine", for optimizees whose problems
+    cannot be vectorised, begins with one rate per decade, and halves the spacing about the best
+    rates until both their neighbours on the full grid have been tried: it finds a rate that is
+    best among its neighbours, in about half the runs. A baseline whose rates are given chooses
+    among those.
 
     Args:
         optimizee: distribution of the problems.
@@ -56,19 +70,33 @@ def tune(
         problems: validation problem indices.
         seed: must be of the validation split.
         horizon: T.
+        search: one of `SEARCHES`.
 
     Raises:
-        ValueError: if the seed is not of the validation split.
+        ValueError: if the seed is not of the validation split, or for another search.
     """
     if seed.split != "validation":
         raise ValueError(f"baselines are tuned on validation problems, not on {seed.split} ones")
+    if search not in SEARCHES:
+        raise ValueError(f"tuning_search={search!r} must be one of {', '.join(SEARCHES)}")
     scores: dict[Criterion, dict[float, float]] = {}
-    rates = grid(*baseline.search) if baseline.needs_tuning else list(baseline.rates)
-    while rates:
-        records = evaluate(optimizee, baseline.with_rates(rates), problems, seed, horizon)
-        for record in records:
+
+    def score(rates: Sequence[float]) -> None:
+        rule = baseline.with_rates(rates)
+        for record in evaluate(optimizee, rule, problems, seed, horizon, measured=(horizon,)):
             _add(scores, record)
-        rates = _beyond(scores) if baseline.needs_tuning else []
+
+    if not baseline.needs_tuning:
+        score(baseline.rates)
+    elif search == "full":
+        score(grid(*baseline.search))
+        while rates := _beyond(scores):
+            score(rates)
+    else:
+        score(grid(*baseline.search)[::PER_DECADE])
+        for spacing in SPACINGS:
+            while rates := _around(scores, spacing):
+                score(rates)
     best = {name: _best(table) for name, table in scores.items()}
     return Tuned(best, {name: dict(sorted(table.items())) for name, table in scores.items()})
 
@@ -90,16 +118,32 @@ def _best(table: Mapping[float, float]) -> float:
 
 def _beyond(scores: Mapping[Criterion, Mapping[float, float]]) -> list[float]:
     """Rates to add because the best of some criterion lies at an edge of the grid."""
-    wanted: set[float] = set()
+    wanted: set[int] = set()
     for table in scores.values():
-        best, known = _best(table), sorted(table)
-        place = round(PER_DECADE * math.log10(best))
-        if best == known[0]:
-            wanted |= {10 ** (k / PER_DECADE) for k in (place - 2, place - 1)}
-        if best == known[-1]:
-            wanted |= {10 ** (k / PER_DECADE) for k in (place + 1, place + 2)}
-    known_rates = {rate for table in scores.values() for rate in table}
-    return sorted(rate for rate in wanted - known_rates if SMALLEST <= rate <= LARGEST)
+        best, known = _place(_best(table)), [_place(rate) for rate in table]
+        if best == min(known):
+            wanted |= {best - 2, best - 1}
+        if best == max(known):
+            wanted |= {best + 1, best + 2}
+    return _untried(wanted, scores)
+
+
+def _around(scores: Mapping[Criterion, Mapping[float, float]], spacing: int) -> list[float]:
+    """Rates to add because the best of some criterion has an untried neighbour."""
+    best = [_place(_best(table)) for table in scores.values()]
+    return _untried({place + step for place in best for step in (-spacing, spacing)}, scores)
+
+
+def _place(rate: float) -> int:
+    """The place k of a rate 10^(k/4) on the grid."""
+    return round(PER_DECADE * math.log10(rate))
+
+
+def _untried(places: set[int], scores: Mapping[Criterion, Mapping[float, float]]) -> list[float]:
+    """The rates of these places that have no score yet, within the bounds of all grids."""
+    tried = {_place(rate) for table in scores.values() for rate in table}
+    rates = [10 ** (k / PER_DECADE) for k in sorted(places - tried)]
+    return [rate for rate in rates if SMALLEST <= rate <= LARGEST]
 
 
 class TuningCache:

@@ -13,7 +13,10 @@ from hypothesis import settings
 from torch import nn
 
 from l2l_exp.optimizees.base import Optimizee, Problem
-from l2l_exp.optimizees.data import Images, Jitter, digits
+from l2l_exp.optimizees.conv import ConvNet
+from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.images import Images
+from l2l_exp.optimizees.jitter import Jitter
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.repeated import Repeated
@@ -36,10 +39,18 @@ def some_digits() -> Images:
     return Images(whole.pixels[:300], whole.labels[:300])
 
 
-def tiny_mlp(**changes) -> ImageMLP:
+def tiny_mlp(jitter: Jitter | None = None, **changes) -> ImageMLP:
     """An MLP of a few hundred coordinates with smooth units."""
     tiny = {"hidden_units": 2, "batch_size": 4, "init_std": 0.5}
-    return ImageMLP(some_digits(), **{**tiny, **changes})
+    return ImageMLP(some_digits()._replace(jitter=jitter), **{**tiny, **changes})
+
+
+def tiny_conv(**changes) -> ConvNet:
+    """A conv net of a few hundred coordinates with smooth units, on images in colour."""
+    tiny = {"channels": 2, "layers": 2, "kernel": 3, "hidden_units": 4, "activation": "tanh"}
+    images = some_digits()._replace(jitter=Jitter(flip=True, padding="reflection"))
+    images = images._replace(pixels=images.pixels.expand(-1, 3, -1, -1))
+    return ConvNet(images, **{**tiny, "batch_size": 5, "init_std": 0.3, "groups": 2, **changes})
 
 
 OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
@@ -49,6 +60,11 @@ OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "mlp_two_layers": lambda: tiny_mlp(layers=2, activation="tanh"),
     "mlp_jitter": lambda: tiny_mlp(jitter=Jitter()),
     "mlp_jitter_two_layers": lambda: tiny_mlp(jitter=Jitter(), layers=2),
+    "mlp_fan_in": lambda: tiny_mlp(init="fan_in", activation="softplus"),
+    "mlp_label_noise": lambda: tiny_mlp(label_noise=0.3),
+    "conv": lambda: tiny_conv(),
+    "conv_group": lambda: tiny_conv(norm="group", activation="gelu", batching="vmap"),
+    "conv_without_norm": lambda: tiny_conv(norm="none", init="fan_in", label_noise=0.2),
     "repeated": lambda: Repeated(tiny_mlp(jitter=Jitter()), 3),
 }
 

@@ -437,7 +437,7 @@ BAD_INPUTS = {
         "train", ["training.truncation=3"], ["truncation=3", "horizon=4"],
     ),
     "unknown activation": (
-        "train", ["optimizee=digits_mlp", "~optimizee.dimension", "optimizee.activation=swoosh"],
+        "train", ["optimizee=mlp", "~optimizee.dimension", "optimizee.activation=swoosh"],
         ["swoosh", "sigmoid"],
     ),
     "unknown distribution": ("train", ["optimizee.distribution=cauchy"], ["cauchy", "gaussian"]),
@@ -447,14 +447,22 @@ BAD_INPUTS = {
     "device without numbers": ("train", ["device=meta"], ["device=meta"]),
     "missing data set": (
         "train",
-        ["optimizee=mnist_mlp", "~optimizee.dimension", "optimizee.images.download=false",
-         "optimizee.images.root=no_data"],
+        ["optimizee=mlp", "~optimizee.dimension", "data=mnist", "data.download=false",
+         "data.root=no_data"],
         ["MNIST", "no_data"],
     ),
+    "too many classes": (
+        "train", ["optimizee=mlp", "~optimizee.dimension", "data.classes=11"], ["11", "10"],
+    ),
+    "images too small": (
+        "train", ["optimizee=conv", "~optimizee.dimension", "data=digits", "optimizee.layers=4"],
+        ["layers=4", "8x8"],
+    ),
+    "unknown search": ("train", ["evaluation.tuning_search=fine"], ["fine", "coarse_to_fine"]),
     "unknown data set": (
         "train",
-        ["optimizee=mnist_mlp", "~optimizee.dimension", "optimizee.images.download=false",
-         "optimizee.images.name=EMNISTT"],
+        ["optimizee=mlp", "~optimizee.dimension", "data=mnist", "data.download=false",
+         "data.name=EMNISTT"],
         ["EMNISTT"],
     ),
     "closed port": ("train", ["tracking.uri=http://127.0.0.1:{port}"], ["{port}", "no server"]),

@@ -86,8 +86,8 @@ def entries_of(group: str) -> list[str]:
 
 def offline(cfg: DictConfig) -> DictConfig:
     """The same config on images that need no download."""
-    if "images" in cfg.optimizee:
-        cfg.optimizee.images = {"_target_": "l2l_exp.optimizees.data.digits"}
+    if "root" in cfg.data:
+        cfg.data = {"_target_": "l2l_exp.optimizees.data.digits"}
     return cfg
 
 
@@ -148,7 +148,7 @@ OPEN_TRAINING_NODES = {"gradient", "weights", "form", "schedule", "meta_optimize
 def test_there_is_something_to_find():
     assert len(OPTIONS) >= 20 and EXPERIMENTS and PRESETS
     groups = {group.split("/")[0] for group, _ in OPTIONS}
-    assert groups == {"optimizee", "optimizer", "training", "evaluation", "tracking"}
+    assert groups == {"data", "optimizee", "optimizer", "training", "evaluation", "tracking"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(pair) for pair in OPTIONS])
@@ -247,9 +247,16 @@ TRAINING_KEYS = [f"training.{k}" for k in ("horizon", "truncation", "episodes", 
 OPTION_KEYS = {
     "optimizer=lstm": ["hidden_units", "layers", "output_scale"],
     "optimizer=trained": ["source"],
-    "optimizee=digits_mlp": ["hidden_units", "layers", "activation", "init_std"],
-    "optimizee=mnist_mlp": ["hidden_units", "layers", "activation", "init_std"],
-    "optimizee=fashion_mlp": ["hidden_units", "layers", "activation", "init_std"],
+    "optimizee=mlp": [
+        "hidden_units",
+        "layers",
+        "activation",
+        "init",
+        "init_std",
+        "label_noise",
+        "gradient_noise",
+    ],
+    "optimizee=conv": ["channels", "layers", "kernel", "hidden_units", "activation", "norm"],
     "optimizee=quadratic": ["init_std", "distribution"],
     **{
         f"optimizer={stem}": ["lr"]

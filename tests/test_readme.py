@@ -125,7 +125,7 @@ def test_lines_are_found_in_bash_blocks_alone():
 @pytest.mark.parametrize(
     "line",
     [
-        "l2l-train -m seed=0,1,2 optimizee=quadratic,digits_mlp",
+        "l2l-train -m seed=0,1,2 optimizee=quadratic,mlp",
         "l2l-train --config-dir my_conf optimizee=mine optimizer.layers=1",
         "l2l-evaluate optimizer.source=RUN_ID evaluation.horizon=200 --debug",
         "l2l-train experiment=smoke --cfg job --resolve",

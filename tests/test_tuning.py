@@ -21,14 +21,15 @@ def test_a_grid_has_two_rates_per_half_decade():
 
 
 @pytest.mark.parametrize(
-    "search", [(1e-2, 1.0), (1e-4, 1e-3), (10.0, 100.0), (0.1, 0.11), (1e3, 2e3)],
+    "range_", [(1e-2, 1.0), (1e-4, 1e-3), (10.0, 100.0), (0.1, 0.11), (1e3, 2e3)],
 )  # fmt: skip
+@pytest.mark.parametrize("search", tuning.SEARCHES)
 def test_the_best_rate_of_gradient_descent_on_a_parabola_is_one_over_its_curvature(
-    separable, search
+    separable, search, range_
 ):
     # theta_1 = (1 - lr a) theta_0 = 0 exactly where lr = 1 / a; the grid must widen to get there
-    baseline = Baseline(torch.optim.SGD, search=search)
-    tuned = tune(separable((10.0, 10.0)), baseline, PROBLEMS, VALIDATION, horizon=5)
+    baseline = Baseline(torch.optim.SGD, search=range_)
+    tuned = tune(separable((10.0, 10.0)), baseline, PROBLEMS, VALIDATION, 5, search)
     assert tuned.rates == {"average": pytest.approx(0.1), "final": pytest.approx(0.1)}
     for scores in tuned.scores.values():
         assert list(scores) == sorted(scores)
@@ -54,6 +55,22 @@ def test_each_criterion_has_its_own_best_rate(separable):
 def test_held_out_is_tuned_where_there_is_one(mlp):
     tuned = tune(mlp, Baseline(torch.optim.Adam, search=(0.03, 0.3)), PROBLEMS, VALIDATION, 3)
     assert set(tuned.rates) == set(tuned.scores) == {"average", "final", "held_out"}
+
+
+def test_coarse_to_fine_finds_what_the_full_grid_finds_in_fewer_runs(mlp):
+    adam = Baseline(torch.optim.Adam, search=(1e-3, 1.0))
+    full, fewer = (tune(mlp, adam, PROBLEMS, VALIDATION, 20, how) for how in tuning.SEARCHES)
+    assert fewer.rates == full.rates
+    for name, table in fewer.scores.items():
+        assert table == pytest.approx({rate: full.scores[name][rate] for rate in table})
+        assert len(table) < len(full.scores[name])
+        place = round(4 * math.log10(fewer.rates[name]))
+        assert {place - 1, place + 1} <= {round(4 * math.log10(rate)) for rate in table}
+
+
+def test_an_unknown_search_is_refused_by_name(separable):
+    with pytest.raises(ValueError, match="'fine' must be one of full, coarse_to_fine"):
+        tune(separable(), Baseline(torch.optim.SGD), PROBLEMS, VALIDATION, 1, "fine")
 
 
 def test_a_rate_that_diverges_on_one_problem_is_never_the_best(separable):
@@ -83,10 +100,11 @@ def test_given_rates_are_chosen_among_and_not_widened(separable):
     assert list(tuned.scores["final"]) == [0.01, 0.03]
 
 
+@pytest.mark.parametrize("search", tuning.SEARCHES)
 @pytest.mark.parametrize("gain", [1e-6, 1e10])
-def test_widening_ends_at_the_limits_of_the_grid(separable, gain):
+def test_widening_ends_at_the_limits_of_the_grid(separable, gain, search):
     optimizee = separable((gain,))  # the best rate is 1 / gain, far outside
-    tuned = tune(optimizee, Baseline(torch.optim.SGD), PROBLEMS, VALIDATION, horizon=1)
+    tuned = tune(optimizee, Baseline(torch.optim.SGD), PROBLEMS, VALIDATION, 1, search)
     best = tuned.rates["final"]
     assert best == pytest.approx(tuning.LARGEST if gain < 1 else tuning.SMALLEST)
 

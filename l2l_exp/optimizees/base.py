@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizees.spec import ParamSpec
 
+Batching = Literal["vmap", "loop"]
+
 Data = Mapping[str, Tensor]
 """What `loss` sees: named tensors. With a leading axis B where several problems are meant."""
 
@@ -44,7 +46,7 @@ class Optimizee(nn.Module, ABC):
     """
 
     spec: ParamSpec
-    batching: Literal["vmap", "loop"] = "vmap"
+    batching: Batching = "vmap"
     has_held_out: bool = False
 
     def __init__(self) -> None:

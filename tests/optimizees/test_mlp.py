@@ -4,8 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from l2l_exp.optimizees import mlp as module
-from l2l_exp.optimizees.data import SPLITS, Images, digits
+from l2l_exp.optimizees import classification
+from l2l_exp.optimizees.activations import ACTIVATIONS
+from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.images import SPLITS, Images
+from l2l_exp.optimizees.jitter import Jitter
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.unroll import differentiate
@@ -64,9 +67,10 @@ def test_metrics_are_the_loss_and_accuracy_of_a_plain_network_on_every_image(mlp
             torch.testing.assert_close(metrics[name][row], loss, rtol=1e-12, atol=0)
 
 
-def test_walking_through_the_problems_in_chunks_changes_no_metric(mlp, monkeypatch):
+@pytest.mark.parametrize("cells", [1, 500, 10_000])
+def test_walking_through_problems_and_images_in_chunks_changes_no_metric(mlp, monkeypatch, cells):
     whole = measured(mlp, "train")
-    monkeypatch.setattr(module, "METRIC_CELLS", 1)
+    monkeypatch.setattr(classification, "METRIC_CELLS", cells)
     for name, values in measured(mlp, "train").items():
         torch.testing.assert_close(values, whole[name], rtol=1e-12, atol=1e-12)
 
@@ -77,8 +81,8 @@ def test_a_minibatch_holds_images_with_their_own_labels():
     tagged.pixels[:, 0, 0, 0] = torch.arange(len(images.labels))
     optimizee = ImageMLP(tagged, batch_size=500).double()
     data = optimizee.minibatch(optimizee.sample([0, 3], Seed("validation", 1)), 2)
-    drawn = data["x"][..., 0].long()
-    assert data["x"].shape == (2, 500, 4)
+    drawn = data["x"][..., 0, 0, 0].long()
+    assert data["x"].shape == (2, 500, 1, 2, 2)
     assert torch.equal(images.labels[drawn], data["y"])
     assert torch.isin(drawn, optimizee.part("validation")).all()
     assert drawn.unique().numel() > 300  # of 450: all over the part
@@ -90,10 +94,21 @@ def test_every_step_and_problem_draws_its_own_images(mlp):
     assert torch.cat(batches).flatten(1).unique(dim=0).shape[0] == 4 * len(PROBLEMS)
 
 
+class Recorder:
+    """A jitter that changes nothing, and keeps its draws."""
+
+    def __init__(self, seen):
+        self.draws, self.seen = 5, seen
+
+    def __call__(self, pixels, draws):
+        self.seen.append(draws)
+        return pixels
+
+
 def test_jitter_draws_are_uniform_and_independent_of_which_image_is_drawn():
     draws = []
-    optimizee = ImageMLP(digits(), batch_size=2000).double()
-    optimizee.jitter = lambda pixels, drawn: (draws.append(drawn), pixels)[1]
+    optimizee = ImageMLP(digits(jitter=Jitter()), batch_size=2000).double()
+    optimizee.jitter = Recorder(draws)
     optimizee.minibatch(optimizee.sample([0], Seed("train", 0)), 0)
     (drawn,) = draws
     assert drawn.shape == (2000, 5) and drawn.abs().max() <= 1
@@ -107,7 +122,7 @@ def test_theta_0_has_the_standard_deviation_asked_for():
     assert theta.std().item() == pytest.approx(0.2, rel=0.02)
 
 
-@pytest.mark.parametrize("activation", module.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_has_a_finite_gradient(activation):
     images = Images(digits().pixels[:300], digits().labels[:300])
     assert gradients(ImageMLP(images, 2, activation=activation), "train", 1).isfinite().all()
