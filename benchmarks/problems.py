@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l2l_exp.meta.gradients import Estimate, MetaGradient, Replay
 from l2l_exp.meta.objective import MetaLoss, Plain, Uniform
-from l2l_exp.optimizees.data import Images
+from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer

@@ -19,7 +19,8 @@ from l2l_exp.meta.gradients import MetaGradient, Replay
 from l2l_exp.meta.schedule import Cosine
 from l2l_exp.meta.train import Validator
 from l2l_exp.optimizees.base import Optimizee
-from l2l_exp.optimizees.data import Jitter, digits
+from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.jitter import Jitter
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.seeding import Seed, generator
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM

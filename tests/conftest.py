@@ -13,7 +13,9 @@ from hypothesis import settings
 from torch import nn
 
 from l2l_exp.optimizees.base import Optimizee, Problem
-from l2l_exp.optimizees.data import Images, Jitter, digits
+from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.images import Images
+from l2l_exp.optimizees.jitter import Jitter
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.repeated import Repeated

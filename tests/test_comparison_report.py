@@ -18,7 +18,8 @@ from l2l_exp import comparison
 from l2l_exp.comparison import Contender, Protocol, best_baseline, compare
 from l2l_exp.console import Console
 from l2l_exp.evaluation import CRITERIA, EvalRecord, StepCost, evaluate
-from l2l_exp.optimizees.data import Images, digits
+from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.seeding import Seed

@@ -1,140 +1,168 @@
-"""Image data sets, their split into disjoint parts, and the jitter of drawn images."""
+"""Image data sets as tensors: bundled with packages, or files that torchvision downloads."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+import math
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from l2l_exp.optimizees.seeding import Split
+from l2l_exp.optimizees.base import check_choice, check_positive
+from l2l_exp.optimizees.downloads import make_complete
+from l2l_exp.optimizees.images import Images, choose_classes, subset
+from l2l_exp.optimizees.jitter import Jitter
+from l2l_exp.optimizees.pictures import PHOTOGRAPHS, bundled, resized
 from l2l_exp.optimizees.vision import torchvision
 
-TORCHVISION = ("MNIST", "FashionMNIST")
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+TORCHVISION = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
+Classes = int | Sequence[int] | str | None
 
 
-class Images(NamedTuple):
-    """Labelled images."""
+def digits(
+    classes: Classes = None,
+    complement_of: int | Sequence[int] = 5,
+    jitter: Jitter | None = None,
+) -> Images:
+    """scikit-learn's bundled 1797 handwritten digits, 8x8 grey, values 0..16 divided by 16.
 
-    pixels: Tensor  # (P, channels, height, width) in [0, 1]
-    labels: Tensor  # (P,) int64 in [0, 10)
+    Args:
+        classes, complement_of: which of the ten classes, see `images.choose_classes`.
+        jitter: what suits drawn images; None for none.
 
-
-class Part(NamedTuple):
-    """Indices of the images that the problems of one split may use."""
-
-    train: Tensor  # (P_train,) what gradients see
-    held_out: Tensor  # (P_held,) what no gradient ever sees
-
-
-def digits() -> Images:
-    """scikit-learn's bundled 1797 handwritten digits, 8x8, values 0..16 divided by 16."""
+    Raises:
+        ValueError: for classes that the data set does not have.
+    """
+    chosen = choose_classes(10, classes, complement_of)
     bunch = load_digits()
+    index, labels = subset(torch.from_numpy(bunch.target).long(), chosen)
     pixels = torch.from_numpy(bunch.images / 16).float().unsqueeze(1)
-    return Images(pixels, torch.from_numpy(bunch.target).long())
+    return Images(pixels[index], labels, jitter)
 
 
-def torchvision_images(name: str, root: str, *, download: bool = True) -> Images:
-    """All 70,000 images of MNIST or Fashion-MNIST, 28x28; torchvision's own files and checksums.
+def photos(
+    tiles: int = 400,
+    size: int = 32,
+    classes: Classes = None,
+    complement_of: int | Sequence[int] = 5,
+    jitter: Jitter | None = None,
+) -> Images:
+    """Tiles of the ten colour photographs that scikit-image and scikit-learn carry.
+
+    The class of a tile is the photograph that it is cut from: ten sources, not ten kinds of
+    things. No two tiles share a pixel of their source, so that parts of a split are disjoint in
+    space; but neighbours continue each other, and some are all but black (sky, the frame of the
+    retina), so that no rule can tell all of them apart.
 
     Args:
-        name: class of `torchvision.datasets`: "MNIST" or "FashionMNIST".
+        tiles: T, >= 1, of every photograph, in a grid; a number with factors near its shape.
+        size: S, >= 1, pixels of a tile's side.
+        classes, complement_of: which photographs, in the order of `PHOTOGRAPHS`, see
+            `images.choose_classes`.
+        jitter: what suits drawn images; None for none.
+
+    Returns:
+        T * classes images (3, S, S), those of one photograph after those of another.
+
+    Raises:
+        ValueError: for a value out of range, or a number of tiles that would use less than half of
+            some photograph.
+    """
+    check_positive(tiles=tiles, size=size)
+    chosen = choose_classes(len(PHOTOGRAPHS), classes, complement_of)
+    whole = _photo_tiles(tiles, size)
+    pixels = torch.cat([whole[label] for label in chosen])
+    return Images(pixels, torch.arange(len(chosen)).repeat_interleave(tiles), jitter)
+
+
+@functools.lru_cache(maxsize=1)
+def _photo_tiles(tiles: int, size: int) -> tuple[Tensor, ...]:
+    """The tiles of every photograph, (tiles, 3, size, size) each: made once, not to be modified."""
+    return tuple(cut(bundled(name), tiles, size) for name in PHOTOGRAPHS)
+
+
+def cut(picture: Tensor, tiles: int, size: int) -> Tensor:
+    """Cut a picture into a grid of square tiles that share no pixel, and resample each alone.
+
+    The grid has the factors of `tiles` whose ratio is nearest to the picture's. Tiles are as large
+    as whole pixels allow and stand in the middle; what is left at the edges is not used.
+
+    Args:
+        picture: (C, height, width) in [0, 1].
+        tiles: T, >= 1.
+        size: S, >= 1, of a tile once it is resampled.
+
+    Returns:
+        (T, C, S, S), row by row.
+
+    Raises:
+        ValueError: if less than half of the picture would be used.
+    """
+    channels, height, width = picture.shape
+    grids = [(rows, tiles // rows) for rows in range(1, tiles + 1) if tiles % rows == 0]
+    rows, columns = min(grids, key=lambda grid: abs(math.log(grid[1] / grid[0] * height / width)))
+    side = min(height // rows, width // columns)
+    if 2 * tiles * side**2 < height * width:
+        raise ValueError(
+            f"tiles={tiles} would use less than half of a picture of {height} x {width} pixels: "
+            f"take a number with factors near that shape and not too many, e.g. 400 = 16 x 25"
+        )
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    used = picture[:, top : top + rows * side, left : left + columns * side]
+    cells = used.reshape(channels, rows, side, columns, side).permute(1, 3, 0, 2, 4)
+    small = resized(cells.reshape(tiles * channels, side, side), size, size)  # channels do not mix
+    return small.reshape(tiles, channels, size, size)
+
+
+def torchvision_images(
+    name: str,
+    root: str,
+    *,
+    download: bool = True,
+    classes: Classes = None,
+    complement_of: int | Sequence[int] = 5,
+    jitter: Jitter | None = None,
+) -> Images:
+    """A data set that torchvision downloads: its training files, then its test files.
+
+    Args:
+        name: class of `torchvision.datasets`, one of `TORCHVISION`: (Fashion-)MNIST has 70,000
+            grey images of 28x28, CIFAR-10 and CIFAR-100 60,000 colour images of 32x32.
         root: folder that holds, or will hold, the files; ~ is the home directory.
-        download: fetch the files where they are missing.
+        download: fetch files that are missing or damaged; without it nothing leaves the machine.
+        classes, complement_of: which classes, see `images.choose_classes`.
+        jitter: what suits drawn images; None for none.
 
     Raises:
-        ValueError: for another name.
-        FileNotFoundError: if the files are missing and cannot be fetched; says how to get them.
+        ValueError: for another name, or for classes that the data set does not have.
+        FileNotFoundError: if files are missing or damaged and cannot be had; says how to get them.
     """
+    check_choice("name", name, TORCHVISION)
+    kind = getattr(torchvision("datasets"), name)
     folder = Path(root).expanduser()
-    if name not in TORCHVISION:
-        raise ValueError(f"data set {name!r} must be one of {', '.join(TORCHVISION)}")
-    dataset = getattr(torchvision("datasets"), name)
-    try:
-        both = [dataset(folder, train=train, download=download) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split()).split(": Tried", 1)[0]
+    make_complete(kind, folder, download=download)
+    with warnings.catch_warnings():  # numpy 2.4.0 to 2.4.4 warn of pickles as old as CIFAR's
+        warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+        both = [kind(folder, train=train) for train in (True, False)]
+    count = len(both[0].classes)
+    chosen = choose_classes(count, classes, complement_of)
+    pixels, labels = (torch.cat(parts) for parts in zip(*map(_content, both), strict=True))
+    highest = int(labels.max())
+    if len(pixels) != len(labels) or highest >= count:
         raise FileNotFoundError(
-            f"data set {name} is not in {folder / name / 'raw'} ({reason}): put its four unpacked "
-            f"idx-ubyte files there, or run with network access and optimizee.images.download=true"
-        ) from error
-    pixels = torch.cat([part.data for part in both]).float().unsqueeze(1) / 255
-    return Images(pixels, torch.cat([part.targets for part in both]).long())
+            f"data set {name} in {folder} is damaged: {len(pixels)} images, {len(labels)} labels "
+            f"from 0 to {highest} for {count} classes; delete it and run with data.download=true"
+        )
+    index, labels = subset(labels, chosen)
+    return Images(pixels[index].float().div_(255), labels, jitter)
 
 
-def split_images(
-    labels: Tensor, *, seed: int = 0, held_out_fraction: float = 0.25
-) -> Mapping[Split, Part]:
-    """Split images once into meta-train, meta-validation and meta-test parts.
-
-    The images of every class are shuffled by `seed` and dealt out in turn to the three splits,
-    so that each gets a third of every class; within a split the last `held_out_fraction` of every
-    class is held out. The six parts are disjoint and together hold every image.
-
-    Args:
-        labels: (P,) int64.
-        seed: of the shuffle; not the meta-seed, so that every run splits alike.
-        held_out_fraction: in (0, 1), of each split.
-
-    Raises:
-        ValueError: if the fraction is out of range or leaves a part of some class empty.
-    """
-    if not 0 < held_out_fraction < 1:
-        raise ValueError(f"held_out_fraction={held_out_fraction} must be in (0, 1)")
-    parts: dict[Split, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in SPLITS}
-    rng = np.random.default_rng(seed)
-    for label in np.unique(labels.numpy()):
-        members = torch.from_numpy(rng.permutation(np.flatnonzero(labels.numpy() == label)))
-        for place, name in enumerate(SPLITS):
-            mine = members[place :: len(SPLITS)]
-            kept = len(mine) - round(held_out_fraction * len(mine))
-            if not 0 < kept < len(mine):
-                raise ValueError(
-                    f"held_out_fraction={held_out_fraction} leaves an empty part: split {name} "
-                    f"has {len(mine)} images of class {label}"
-                )
-            parts[name][0].append(mine[:kept])
-            parts[name][1].append(mine[kept:])
-    return {name: Part(torch.cat(train), torch.cat(held)) for name, (train, held) in parts.items()}
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """A small random affine map of an image, drawn anew each time the image is drawn.
-
-    Without it a learned optimizer wins by memorising a small training part.
-
-    Attributes:
-        rotation: radians, >= 0; the angle is uniform in +-rotation.
-        scale: in [0, 1); each axis is stretched by a factor uniform in 1 +- scale.
-        shift: pixels, >= 0; each axis is shifted uniformly in +-shift.
-    """
-
-    rotation: float = 0.3
-    scale: float = 0.15
-    shift: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.rotation < 0 or self.shift < 0 or not 0 <= self.scale < 1:
-            raise ValueError(
-                f"jitter rotation={self.rotation}, scale={self.scale}, shift={self.shift}: "
-                f"rotation and shift must be >= 0, scale in [0, 1)"
-            )
-
-    def __call__(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Warp images (n, C, height, width) by draws (n, 5) in [-1, 1]; zeros outside."""
-        height, width = pixels.shape[-2:]
-        angle = self.rotation * draws[:, 0]
-        stretch = 1 + self.scale * draws[:, 1:3]
-        unit = draws.new_tensor([2 * self.shift / width, 2 * self.shift / height])
-        rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1)
-        matrix = rotation.view(-1, 2, 2) * stretch.unsqueeze(-2)
-        affine = torch.cat([matrix, (unit * draws[:, 3:5]).unsqueeze(-1)], -1)
-        grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
-        return F.grid_sample(pixels, grid, align_corners=False)
+def _content(part: Any) -> tuple[Tensor, Tensor]:
+    """uint8 pixels (n, channels, height, width) and labels (n,) of a torchvision data set."""
+    pixels = torch.as_tensor(part.data)  # (n, height, width), or (n, height, width, 3)
+    channels_first = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
+    return channels_first, torch.as_tensor(part.targets)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from l2l_exp.optimizees.base import Data, Optimizee, Problem, check_choice, check_positive
-from l2l_exp.optimizees.data import SPLITS, Images, Jitter, split_images
+from l2l_exp.optimizees.images import SPLITS, Images, split_images
+from l2l_exp.optimizees.jitter import Jitter
 from l2l_exp.optimizees.seeding import Seed, Split, draw
 from l2l_exp.optimizees.spec import Kind, ParamSpec
 

@@ -1,20 +1,18 @@
-"""Image data sets, their split, and the jitter."""
+"""The image data sets, their classes, and the options of the group `data`."""
 
-import math
-import struct
-import urllib.request
-from urllib.error import URLError
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_files import NAMES, write
+from omegaconf import OmegaConf
 
-from l2l_exp.optimizees.data import SPLITS, Jitter, digits, split_images, torchvision_images
-
-
-def parts_of(parts):
-    """The six index tensors."""
-    return [index for name in SPLITS for index in parts[name]]
+from l2l_exp.config import ConfigError, build, shipped
+from l2l_exp.optimizees import data
+from l2l_exp.optimizees.data import cut, digits, photos, torchvision_images
+from l2l_exp.optimizees.images import SPLITS, split_images
+from l2l_exp.optimizees.pictures import PHOTOGRAPHS, bundled
 
 
 def test_digits_are_1797_images_in_the_unit_interval():
@@ -24,118 +22,169 @@ def test_digits_are_1797_images_in_the_unit_interval():
     assert images.labels.dtype == torch.int64 and images.labels.unique().tolist() == [*range(10)]
 
 
-def test_the_six_parts_are_disjoint_and_hold_every_image():
-    labels = digits().labels
-    index = torch.cat(parts_of(split_images(labels)))
-    assert index.sort().values.tolist() == list(range(len(labels)))
+@pytest.fixture
+def coordinates(monkeypatch):
+    """Every photograph has its pixels' rows, columns and its own number for colours."""
+
+    def numbered(name):
+        height, width = bundled(name).shape[1:]
+        rows = torch.linspace(0, 1, height).view(-1, 1).expand(height, width)
+        columns = torch.linspace(0, 1, width).expand(height, width)
+        return torch.stack([rows, columns, torch.full_like(rows, PHOTOGRAPHS.index(name) / 10)])
+
+    data._photo_tiles.cache_clear()
+    monkeypatch.setattr(data, "bundled", numbered)
+    yield
+    data._photo_tiles.cache_clear()
 
 
-def test_every_split_has_a_third_of_every_class_and_holds_a_quarter_of_it_out():
-    labels = digits().labels
-    count = labels.bincount()
-    for train, held_out in split_images(labels, held_out_fraction=0.25).values():
-        mine, held = labels[torch.cat([train, held_out])].bincount(), labels[held_out].bincount()
-        assert (mine - count / 3).abs().max() < 1
-        assert (held - mine / 4).abs().max() <= 0.5
+def test_the_six_parts_of_photos_are_disjoint_in_space(coordinates):
+    images = photos()
+    position, source = images.pixels[:, :2].flatten(2), images.pixels[:, 2].flatten(1)
+    assert torch.allclose(source, images.labels.view(-1, 1).float() / 10)
+    low, high = position.amin(2), position.amax(2)  # (4000, 2)
+    parts = split_images(images.labels)
+    tiles = torch.cat([index for name in SPLITS for index in parts[name]])
+    assert tiles.sort().values.equal(torch.arange(4000))
+    for label in range(10):
+        mine = tiles[images.labels[tiles] == label]
+        before = (high[mine].unsqueeze(1) < low[mine].unsqueeze(0)).any(2)
+        assert (before | before.T).sum() == 400 * 399  # all but each with itself
 
 
-def test_the_split_depends_on_its_seed_and_on_nothing_else():
-    labels = digits().labels
-    one, again, other = (parts_of(split_images(labels, seed=seed)) for seed in (0, 0, 1))
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def test_photos_are_as_many_tiles_of_every_photograph_in_the_unit_interval():
+    images = photos()
+    assert images.pixels.shape == (4000, 3, 32, 32) and images.pixels.dtype == torch.float32
+    assert 0 <= images.pixels.min() < 0.01 and 0.99 < images.pixels.max() <= 1
+    assert images.labels.bincount().tolist() == [400] * 10 and images.class_count == 10
+    for label in (1, 5, 9):
+        mean = images.pixels[images.labels == label].mean((0, 2, 3))
+        assert (mean - bundled(PHOTOGRAPHS[label]).mean((1, 2))).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, math.nan])
-def test_a_held_out_fraction_outside_its_range_is_refused(fraction):
-    with pytest.raises(ValueError, match=r"held_out_fraction=.* must be in \(0, 1\)"):
-        split_images(digits().labels, held_out_fraction=fraction)
+def test_photos_are_the_same_every_time_and_the_callers_own():
+    first = photos(16, 8)
+    before = first.pixels.clone()
+    first.pixels.zero_()
+    assert torch.equal(photos(16, 8).pixels, before)
 
 
-def test_a_class_too_small_for_six_parts_is_refused_by_name():
-    with pytest.raises(ValueError, match="split validation has 1 images of class 7"):
-        split_images(torch.tensor([7] * 4 + [3] * 60), held_out_fraction=0.5)
+@pytest.mark.parametrize("shape", [(64, 96), (69, 96), (64, 98), (65, 101)])
+def test_a_picture_whose_tiles_have_the_size_asked_for_is_cut_and_no_more(shape):
+    picture = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
+    top, left = (shape[0] - 64) // 2, (shape[1] - 96) // 2
+    tiles = cut(picture, 6, 32)
+    for k in range(6):
+        y, x = top + 32 * (k // 3), left + 32 * (k % 3)
+        torch.testing.assert_close(tiles[k], picture[:, y : y + 32, x : x + 32])
 
 
-def random_images(count=3):
-    """Images whose pixels all differ."""
-    return torch.from_numpy(np.random.default_rng(0).random((count, 2, 8, 8)))
-
-
-def test_zero_draws_leave_images_as_they_are():
-    pixels = random_images()
-    torch.testing.assert_close(Jitter()(pixels, torch.zeros(3, 5).double()), pixels)
-
-
-def test_a_jitter_without_range_leaves_images_as_they_are():
-    pixels = random_images()
-    draws = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, (3, 5)))
-    torch.testing.assert_close(Jitter(0.0, 0.0, 0.0)(pixels, draws), pixels)
-
-
-@pytest.mark.parametrize("dx", [-2, 0, 1])
-@pytest.mark.parametrize("dy", [-1, 0, 2])
-def test_a_shift_moves_images_by_whole_pixels_and_fills_with_zeros(dx, dy):
-    pixels = random_images()
-    draws = torch.tensor([[0.0, 0.0, 0.0, dx / 2, dy / 2]] * 3).double()
-    warped = Jitter(0.0, 0.0, shift=2.0)(pixels, draws)
-    expected = torch.zeros(3, 2, 12, 12).double()
-    expected[..., 2:10, 2:10] = pixels
-    expected = expected[..., 2 + dy : 10 + dy, 2 + dx : 10 + dx]
-    torch.testing.assert_close(warped, expected)
-
-
-def test_a_quarter_turn_is_rot90():
-    pixels = random_images()
-    draws = torch.tensor([[1.0, 0, 0, 0, 0]] * 3).double()
-    warped = Jitter(rotation=math.pi / 2, scale=0.0, shift=0.0)(pixels, draws)
-    turns = [torch.rot90(pixels, k, (2, 3)) for k in (1, 3)]
-    assert any(torch.allclose(warped, turn) for turn in turns)
+def test_a_tile_that_is_enlarged_has_no_pixel_of_its_neighbour():
+    picture = torch.zeros(1, 10, 20)
+    picture[..., 10:] = 1
+    tiles = cut(picture, 2, 32)
+    assert (tiles[0] == 0).all() and (tiles[1] == 1).all()
 
 
 @pytest.mark.parametrize(
-    "settings", [{"rotation": -0.1}, {"shift": -1.0}, {"scale": 1.0}, {"scale": -0.1}]
+    ("settings", "message"),
+    [
+        ({"tiles": 0}, "tiles=0 must be > 0"),
+        ({"size": 0}, "size=0 must be > 0"),
+        ({"tiles": 401}, "tiles=401 would use less than half of a picture of 512 x 512 pixels"),
+        ({"tiles": 1_000_000}, "tiles=1000000 would use less than half"),
+        ({"classes": 11}, "classes=11 must be null, an integer from 2 to 10"),
+    ],
 )
-def test_jitter_ranges_are_checked_by_name(settings):
-    ((name, value),) = settings.items()
-    with pytest.raises(ValueError, match=f"{name}={value}"):
-        Jitter(**settings)
+def test_photos_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        photos(**settings)
 
 
-def write_idx(folder, name, pixels, labels):
-    """Write images and labels as MNIST's original (unpacked) idx files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = pixels.shape
-    header = struct.pack(">IIII", 0x803, *shape)
-    (folder / f"{name}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
-    header = struct.pack(">II", 0x801, shape[0])
-    (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+def torchvision_loader(name, root, monkeypatch):
+    """A loader of a small data set in torchvision's formats."""
+    write(name, monkeypatch).put(root, unpacked=True)
+    return lambda **settings: torchvision_images(name, str(root), download=False, **settings)
 
 
-@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
-def test_idx_files_are_read_training_files_first_and_scaled_to_the_unit_interval(tmp_path, name):
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (7, 28, 28), dtype=np.uint8)
-    labels = rng.integers(0, 10, 7, dtype=np.uint8)
-    write_idx(tmp_path / name / "raw", "train", pixels[:5], labels[:5])
-    write_idx(tmp_path / name / "raw", "t10k", pixels[5:], labels[5:])
-    images = torchvision_images(name, str(tmp_path), download=False)
-    assert torch.equal(images.pixels, torch.from_numpy(pixels).float().unsqueeze(1) / 255)
-    assert images.labels.tolist() == labels.tolist() and images.labels.dtype == torch.int64
+@pytest.fixture(params=["digits", "photos", *NAMES])
+def loader(request, tmp_path, monkeypatch):
+    """Every loader."""
+    if request.param in NAMES:
+        return torchvision_loader(request.param, tmp_path, monkeypatch)
+    bundled_loaders = {"digits": digits, "photos": lambda **given: photos(16, 8, **given)}
+    return bundled_loaders[request.param]
 
 
-def test_missing_files_are_named_with_their_folder(tmp_path):
-    with pytest.raises(FileNotFoundError) as error:
-        torchvision_images("MNIST", str(tmp_path), download=False)
-    assert str(tmp_path / "MNIST" / "raw") in str(error.value)
+@pytest.mark.parametrize("subset", ["five", "rest", "two", "without two", "list"])
+def test_a_subset_has_the_images_of_its_classes_under_new_labels(loader, subset):
+    whole = loader()
+    count = whole.class_count
+    settings, chosen = {
+        "five": ({"classes": 5}, range(5)),
+        "rest": ({"classes": "complement"}, range(5, count)),
+        "two": ({"classes": 2}, range(2)),
+        "without two": ({"classes": "complement", "complement_of": [8, 1]}, None),
+        "list": ({"classes": [9, 0, 4]}, [9, 0, 4]),
+    }[subset]
+    chosen = chosen or [label for label in range(count) if label not in (8, 1)]
+    images = loader(**settings)
+    assert images.class_count == len(chosen) and images.labels.dtype == torch.int64
+    for new, old in enumerate(chosen):
+        assert torch.equal(images.pixels[images.labels == new], whole.pixels[whole.labels == old])
 
 
-def test_a_download_without_network_says_where_the_files_belong(tmp_path, monkeypatch):
-    def no_network(request, *args, **kwargs):
-        raise URLError("no network in tests")
+def test_every_loader_refuses_a_class_that_it_does_not_have(loader):
+    count = loader().class_count
+    with pytest.raises(ValueError, match=f"an integer from 2 to {count}"):
+        loader(classes=[0, count])
 
-    monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    with pytest.raises(FileNotFoundError) as error:
-        torchvision_images("FashionMNIST", str(tmp_path))
-    assert str(tmp_path / "FashionMNIST" / "raw") in str(error.value)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+def test_every_loader_hands_its_jitter_on(loader):
+    def jitter(pixels, draws):
+        return pixels
+
+    assert loader(jitter=jitter).jitter is jitter and loader().jitter is None
+
+
+def test_an_unknown_data_set_is_named_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="name='EMNISTT' must be one of MNIST, FashionMNIST, CIF"):
+        torchvision_images("EMNISTT", str(tmp_path))
+
+
+OPTIONS = {path.stem: path for path in sorted(shipped("conf").glob("data/*.yaml"))}
+DRAWS = {"digits": 5, "photos": 6, "cifar10": 6, "cifar100": 6}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_the_group_builds_and_its_jitter_keeps_images_images(
+    option, tmp_path, monkeypatch
+):
+    node = OmegaConf.load(OPTIONS[option])
+    if "root" in node:
+        monkeypatch.setenv("L2L_DATA", str(tmp_path))
+        write(node.name, monkeypatch).put(tmp_path, unpacked=True)
+        node.download = False
+    images = build(node)
+    assert node.classes is None and node.complement_of == 5
+    assert build(OmegaConf.merge(node, {"classes": "complement"})).class_count == (
+        images.class_count - 5
+    )
+    with pytest.raises(ConfigError, match="classes='complment' must be null"):
+        build(OmegaConf.merge(node, {"classes": "complment"}))
+    if images.jitter is not None:
+        draws = np.random.default_rng(0).uniform(-1, 1, (40, images.jitter.draws))
+        warped = images.jitter(images.pixels[:40], torch.from_numpy(draws).float())
+        assert warped.shape == images.pixels[:40].shape
+        assert warped.min() >= 0 and warped.max() <= 1 + 1e-6
+        assert (warped - images.pixels[:40]).abs().mean() > 0.005
+    assert DRAWS.get(option) == (images.jitter and images.jitter.draws)
+
+
+def test_the_data_folder_is_a_variable_or_lies_in_the_cache(monkeypatch):
+    for node in map(OmegaConf.load, OPTIONS.values()):
+        if "root" in node:
+            monkeypatch.delenv("L2L_DATA", raising=False)
+            assert Path(node.root).expanduser() == Path.home() / ".cache/l2l_exp/data"
+            monkeypatch.setenv("L2L_DATA", "/elsewhere")
+            assert node.root == "/elsewhere"

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from l2l_exp.optimizees import mlp as module
-from l2l_exp.optimizees.data import SPLITS, Images, digits
+from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.images import SPLITS, Images
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.unroll import differentiate
