@@ -14,6 +14,7 @@ from scipy import stats
 
 from l2l_exp.statistics import (
     FEWEST_FOR_BOOTSTRAP,
+    FEWEST_FOR_MEDIAN,
     SeedsInterval,
     interquartile_mean_interval,
     log_ratio,
@@ -105,12 +106,22 @@ def test_an_interval_refuses_what_has_none(interval, values, message):
 
 
 @pytest.mark.parametrize("interval", OVER_PROBLEMS)
-def test_below_thirty_problems_there_is_an_estimate_and_no_interval(interval):
-    few = interval(normal(FEWEST_FOR_BOOTSTRAP - 1))
+def test_few_problems_have_an_estimate_and_no_interval(interval):
+    fewest = FEWEST_FOR_MEDIAN if interval is median_interval else FEWEST_FOR_BOOTSTRAP
+    few = interval(normal(fewest - 1))
     assert math.isfinite(few.estimate) and math.isnan(few.low) and math.isnan(few.high)
-    enough = interval(normal(FEWEST_FOR_BOOTSTRAP))
-    assert FEWEST_FOR_BOOTSTRAP == 30
+    enough = interval(normal(fewest))
+    assert (FEWEST_FOR_MEDIAN, FEWEST_FOR_BOOTSTRAP) == (6, 30)
     assert enough.low < enough.estimate < enough.high
+
+
+@pytest.mark.parametrize("n", range(6, 30))
+def test_the_interval_of_few_medians_covers_95_percent_at_least(n):
+    """By the binomial distribution: the interval between ranks i and j covers P(i <= X < j)."""
+    _, low, high = median_interval(np.arange(1.0, n + 1))
+    covered = stats.binom.cdf(high - 1, n, 0.5) - stats.binom.cdf(low - 1, n, 0.5)
+    narrower = stats.binom.cdf(high - 2, n, 0.5) - stats.binom.cdf(low, n, 0.5)
+    assert 0.95 <= covered < 0.993 and narrower < 0.95
 
 
 @pytest.mark.parametrize("interval", INTERVALS)

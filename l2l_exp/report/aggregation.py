@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from l2l_exp.report.style import CRITERION_LABELS
-from l2l_exp.statistics import FEWEST_FOR_BOOTSTRAP, Floats, SeedsInterval, seeds_interval
+from l2l_exp.statistics import FEWEST_FOR_MEDIAN, Floats, SeedsInterval, seeds_interval
 
 VALIDATION = "validation"
 LABELS: Final = MappingProxyType({**CRITERION_LABELS, VALIDATION: "validation, at selection"})
@@ -167,7 +167,7 @@ def _ratio(paired: Mapping[str, Any] | None, median: float, n_problems: int) -> 
     told = paired["log_ratio"]
     value = _number(told["median"], -math.inf if median == 0 else math.inf)
     low, high = math.inf if value == math.inf else -math.inf, math.inf
-    if n_problems < FEWEST_FOR_BOOTSTRAP:
+    if n_problems < FEWEST_FOR_MEDIAN:
         low = high = math.nan
     return {
         "best_baseline": paired["best_baseline"],
