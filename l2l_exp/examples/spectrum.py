@@ -72,8 +72,9 @@ def measurement(
         raise ValueError(f"count={count} and points={points} must be >= 1, noise={noise} > 0")
     x = (np.arange(points) + 0.5) / points
     positions = (np.arange(count) + rng.uniform(size=count)) / count
-    widths = np.exp(rng.uniform(*map(math.log, WIDTHS), size=count))
-    heights = rng.uniform(*AMPLITUDES, size=count)
+    narrowest, widest = WIDTHS
+    widths = np.exp(rng.uniform(math.log(narrowest), math.log(widest), count))
+    heights = rng.uniform(*AMPLITUDES, count)
     peaks = np.exp(-(((x[:, None] - positions) / widths) ** 2) / 2) @ heights
     height, slope = BACKGROUND * rng.standard_normal(2)
     error = noise * rng.standard_normal(points)
