@@ -142,7 +142,7 @@ def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: Tuni
         "problems": protocol.tuning_problems,
         "seed": protocol.seed,
         "optimizer": getattr(rule.optimizer, "__qualname__", repr(rule.optimizer)),
-        "sources": [source_hash(type(optimizee)), source_hash(rule.optimizer)],
+        "sources": [source_hash(source) for source in (*optimizee.sources, rule.optimizer)],
         "settings": rule.settings,
         "rates": rule.rates,
         "search": [*rule.search, protocol.tuning_search],

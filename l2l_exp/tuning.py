@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -187,11 +188,17 @@ class TuningCache:
 
 
 def source_hash(thing: object) -> str:
-    """Hash of the file that defines a class or function; its repr where there is no file."""
-    try:
-        return hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()  # type: ignore[arg-type]
-    except (TypeError, OSError):
-        return repr(thing)
+    """Hash of the file that defines a class or function, or the class of an object.
+
+    A `functools.partial` counts as its function. Where there is no file: the name, or the repr.
+    """
+    thing = thing.func if isinstance(thing, partial) else thing
+    for one in (thing, type(thing)):
+        try:
+            return hashlib.sha256(Path(inspect.getfile(one)).read_bytes()).hexdigest()  # type: ignore[arg-type]
+        except (TypeError, OSError):
+            continue
+    return str(getattr(thing, "__qualname__", repr(thing)))
 
 
 def _code_hash() -> str:

@@ -7,6 +7,7 @@ Everything is in float64, so that equalities can be asked for to the last few di
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -18,6 +19,8 @@ from l2l_exp.optimizees.data import digits
 from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.jitter import Jitter
 from l2l_exp.optimizees.mlp import ImageMLP
+from l2l_exp.optimizees.module import ModuleOptimizee
+from l2l_exp.optimizees.objectives import Supervised
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.repeated import Repeated
 from l2l_exp.optimizees.seeding import draw
@@ -53,6 +56,29 @@ def tiny_conv(**changes) -> ConvNet:
     return ConvNet(images, **{**tiny, "batch_size": 5, "init_std": 0.3, "groups": 2, **changes})
 
 
+def a_table(rows=36, inputs=3) -> tuple[np.ndarray, np.ndarray]:
+    """Random inputs (rows, inputs) and targets (rows, 1)."""
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(rows, inputs)), rng.normal(size=(rows, 1))
+
+
+def a_line(rng: np.random.Generator) -> dict:
+    """Twelve points of a problem's own line, and how steep it is."""
+    x, slope = rng.uniform(size=(12, 1)), rng.normal()
+    return {"inputs": x, "targets": slope * x, "slope": slope}
+
+
+def a_network(inputs=3) -> nn.Module:
+    """A smooth network with a normalisation."""
+    return nn.Sequential(nn.Linear(inputs, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def a_module(**changes) -> ModuleOptimizee:
+    """A network fitted to a table by least squares."""
+    usual = {"module": a_network, "data": a_table(), "loss": Supervised(nn.MSELoss())}
+    return ModuleOptimizee(**{**usual, **changes})
+
+
 OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "quadratic_gaussian": lambda: Quadratic(4, "gaussian", init_std=1.0),
     "quadratic_uniform": lambda: Quadratic(3, "uniform", init_std=0.5),
@@ -65,6 +91,14 @@ OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "conv": lambda: tiny_conv(),
     "conv_group": lambda: tiny_conv(norm="group", activation="gelu", batching="vmap"),
     "conv_without_norm": lambda: tiny_conv(norm="none", init="fan_in", label_noise=0.2),
+    "module": lambda: a_module(batch_size=5),
+    "module_loop": lambda: a_module(batch_size=5, batching="loop", init_std=0.5),
+    "module_drawn": lambda: a_module(
+        data=a_line, module=functools.partial(a_network, 1), held_out_fraction=0.5
+    ),
+    "module_drawn_batches": lambda: a_module(
+        data=a_line, module=functools.partial(a_network, 1), batch_size=3, held_out_fraction=0.0
+    ),
     "repeated": lambda: Repeated(tiny_mlp(jitter=Jitter()), 3),
 }
 

@@ -27,7 +27,7 @@ class Row(NamedTuple):
     third_party: frozenset[str]
 
 
-ZERO = ("optimizees", "optimizers")
+ZERO = ("optimizees", "optimizers", "examples")
 TWO = (
     "meta", "evaluation", "tuning", "comparison", "statistics", "checkpoint", "provenance", "state",
     "files", "errors",
@@ -47,6 +47,7 @@ TABLE = (
         ARRAYS | {"sklearn", "skimage", "PIL"},
     ),
     Row(("optimizees",), (), ARRAYS),
+    Row(("examples",), ("optimizees",), ARRAYS | {"sklearn"}),
     Row(("optimizers",), ("optimizees.spec",), frozenset({"torch"})),
     Row(("unroll",), ZERO, frozenset({"torch"})),
     Row(TWO, (*ZERO, "unroll"), ARRAYS | {"scipy", "safetensors"}),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from l2l_exp import tuning
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.baseline import Baseline
-from l2l_exp.tuning import Tuned, TuningCache, grid, tune
+from l2l_exp.tuning import Tuned, TuningCache, grid, source_hash, tune
 
 VALIDATION, PROBLEMS = Seed("validation", 0), (0, 1)
 KEY = {"data": "digits", "split_seed": 0, "horizon": 100, "search": [1e-3, 1.0], "momentum": None}
@@ -175,3 +176,14 @@ def test_the_file_is_plain_json_for_people(tmp_path, tuned):
     cache.write(KEY, tuned)
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text())["final"]["0.1"] == 0.25
+
+
+def test_code_is_hashed_through_partials_and_objects_and_texts_stand_for_themselves(tmp_path):
+    class Local:
+        """A class of this file."""
+
+    mine = source_hash(test_a_cache_without_folder_keeps_nothing)
+    assert mine == source_hash(Local) == source_hash(Local()) == source_hash(partial(Local))
+    assert mine != source_hash(TuningCache)
+    assert source_hash("content a") != source_hash("content b")
+    assert source_hash(math.sqrt) == source_hash(math.sqrt) != source_hash(math.exp)

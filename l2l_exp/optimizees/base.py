@@ -59,6 +59,14 @@ class Optimizee(nn.Module, ABC):
         """An empty tensor on the optimizee's device and of its dtype."""
         return self.get_buffer("_anchor")
 
+    @property
+    def sources(self) -> tuple[object, ...]:
+        """What the draws and the loss come from, beside the config: classes, functions, hashes.
+
+        Learning rates that were tuned before are used again while the files of these are the same.
+        """
+        return (type(self),)
+
     def place(self, tensor: Tensor) -> Tensor:
         """Move a drawn tensor to the optimizee's device; floating-point ones to its dtype too."""
         return (

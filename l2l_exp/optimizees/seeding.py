@@ -1,7 +1,8 @@
 """Random draws as a function of (seed, axis, problem, step), and of nothing else."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -54,3 +55,28 @@ def draw(
     return torch.from_numpy(
         np.stack([sampler(generator(seed, axis, index, step)) for index in problems])
     )
+
+
+def torch_key(seed: Seed, axis: str, problem: int, step: int = 0) -> int:
+    """A number in [0, 2^63) for `torch_seeded`, drawn like everything else."""
+    return int(generator(seed, axis, problem, step).integers(2**63 - 1))
+
+
+@contextmanager
+def torch_seeded(key: int, device: torch.device) -> Iterator[None]:
+    """Torch's own generators start from `key` inside, and are afterwards as they were before.
+
+    For code that takes no generator, such as the initialisation of an `nn.Module` or dropout.
+    Torch's CPU generator keeps 32 bits of a seed: of a hundred thousand streams two may agree.
+
+    Args:
+        key: in [0, 2^63), e.g. of `torch_key`.
+        device: whose generator is seeded beside the CPU's.
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.default_generator.manual_seed(key)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(key)
+        yield

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+LAYERS = (
+    _ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase,
+    nn.MultiheadAttention,
+)  # fmt: skip
 
 Kind = Literal["fc", "conv", "norm", "bias", "free"]
 
@@ -82,3 +91,49 @@ class ParamSpec:
             ],
             dim=-1,
         )
+
+
+def kind_of(owner: nn.Module, name: str) -> Kind:
+    """The kind of a module's own parameter, by the type of the module.
+
+    All parameters of a normalisation layer are "norm", biases of torch's other layers "bias",
+    weights of convolutions "conv", of linear, recurrent, attention and embedding layers "fc".
+    Whatever else a module holds, such as a parameter of a user's own class, is "free".
+
+    Args:
+        owner: the module that holds the parameter.
+        name: the parameter's name there, e.g. "weight".
+    """
+    if isinstance(owner, NORMS):
+        return "norm"
+    if not isinstance(owner, LAYERS):
+        return "free"
+    if "bias" in name:
+        return "bias"
+    return "conv" if isinstance(owner, _ConvNd) else "fc"
+
+
+def layout(module: nn.Module) -> ParamSpec:
+    """Lay out the parameters of a module that require a gradient, under its own names.
+
+    Parameters that are tied stand once, under their first name.
+
+    Raises:
+        ValueError: if there is none, or one has no shape yet or is not real.
+    """
+    shapes: dict[str, tuple[tuple[int, ...], Kind]] = {}
+    for path, parameter in module.named_parameters():
+        prefix, _, name = path.rpartition(".")
+        owner = module.get_submodule(prefix)
+        if not parameter.requires_grad:
+            continue
+        if is_lazy(parameter):
+            raise ValueError(
+                f"parameter {path} of {type(owner).__name__} has no shape yet: give its sizes"
+            )
+        if not parameter.is_floating_point():
+            raise ValueError(f"parameter {path} is {parameter.dtype}, and must be real")
+        shapes[path] = (tuple(parameter.shape), kind_of(owner, name))
+    if not shapes:
+        raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient")
+    return ParamSpec.of(shapes)

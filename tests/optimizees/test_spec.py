@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizees.spec import ParamSpec, layout
 
 shapes = st.lists(
     st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=4
@@ -38,3 +39,41 @@ def test_flatten_does_not_depend_on_the_order_of_the_mapping():
 def test_impossible_layouts_are_refused_by_name(shapes, message):
     with pytest.raises(ValueError, match=message):
         ParamSpec.of(shapes)
+
+
+class Everything(nn.Module):
+    """Layers of every kind, and parameters of the class itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+        self.norm = nn.LayerNorm(2)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.rnn = nn.GRU(2, 1)
+        self.attention = nn.MultiheadAttention(2, 1)
+        self.words = nn.Embedding(3, 2)
+        self.readout = nn.Linear(2, 3, bias=False)
+        self.again = nn.Linear(2, 3, bias=False)
+        self.again.weight = self.readout.weight
+        self.scale = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.ones(4))
+
+
+def test_a_modules_parameters_keep_their_names_order_shapes_and_kinds():
+    module = Everything()
+    spec = layout(module)
+    learnt = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    assert {t.name: t.shape for t in spec.tensors} == {n: p.shape for n, p in learnt.items()}
+    kinds = {t.name: t.kind for t in spec.tensors}
+    assert kinds == {
+        "scale": "free", "bias": "free",
+        "conv.0.weight": "conv", "conv.0.bias": "bias", "conv.1.weight": "norm",
+        "conv.1.bias": "norm", "norm.weight": "norm", "norm.bias": "norm",
+        "rnn.weight_ih_l0": "fc", "rnn.weight_hh_l0": "fc", "rnn.bias_ih_l0": "bias",
+        "rnn.bias_hh_l0": "bias", "attention.in_proj_weight": "fc",
+        "attention.in_proj_bias": "bias", "attention.out_proj.weight": "fc",
+        "attention.out_proj.bias": "bias", "words.weight": "fc", "readout.weight": "fc",
+    }  # fmt: skip
+    assert spec.size == sum(p.numel() for p in learnt.values())
+    flat = nn.utils.parameters_to_vector(learnt.values())
+    assert torch.equal(spec.flatten(learnt), flat)
