@@ -95,19 +95,15 @@ WRONG = {
     "unknown file": (["optimizee.module._target_=nowhere.Net"], ["nowhere", "optimizee.module"]),
     "unknown class": ([f"optimizee.module._target_={MODULE}.Net"], [MODULE, "Net"]),
     "misspelt argument": (["+optimizee.module.tems=3"], ["tems"]),
-    "misspelt key": (["+optimizee.batch_sice=3"], ["batch_sice"]),
     "a module that was made already": (
         ["optimizee.module._partial_=false"], ["Relaxation", "_partial_: true"],
     ),
     "data that were drawn already": (["optimizee.data._partial_=false"], ["optimizee.data", "rng"]),
-    "not a module": ([f"optimizee.module._target_={MODULE}.dict"], [MODULE, "dict"]),
-    "another callable": (["optimizee.module._target_=builtins.dict"], ["dict", "torch.nn.Module"]),
     "a loss of two tensors": (
         ["optimizee.loss._target_=torch.nn.functional.mse_loss"],
         ["loss of Relaxation", "t (15, 1)"],
     ),
     "too many rows": (["+optimizee.batch_size=16"], ["batch_size=16", "[1, 15]"]),
-    "an unknown batching": (["optimizee.batching=scan"], ["batching='scan'", "vmap, loop"]),
 }  # fmt: skip
 
 

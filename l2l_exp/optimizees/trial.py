@@ -33,7 +33,9 @@ def try_alone(what: str, function: Function, theta: Tensor, data: Data, *, slope
         one, again = (_seeded(function, theta[0], mine, slope=slope) for _ in range(2))
     except Exception as error:
         shapes = shapes_told({name: tensor.shape for name, tensor in mine.items()})
-        raise ValueError(f"{what} failed on {shapes}: {told(error)}") from error
+        raise ValueError(
+            f"{what}, called with (model, batch), failed on {shapes}: {told(error)}"
+        ) from error
     if not torch.equal(one.nan_to_num(), again.nan_to_num()):
         raise ValueError(
             f"{what} is not the same twice on the same numbers: it must not keep a state, and draw "

@@ -514,7 +514,9 @@ WRONG = {
     "a state that is no buffer": ({"module": Remembering}, "not the same twice"),
     "an error inside": ({"module": Failing}, "the user's own words"),
     "a loss that must be wrapped": ({"loss": nn.MSELoss()}, "wrap it in"),
-    "a loss of two tensors": ({"loss": F.mse_loss}, "the loss of Sequential failed on inputs"),
+    "a loss of two tensors": (
+        {"loss": F.mse_loss}, r"Sequential, called with \(model, batch\), failed on inputs",
+    ),
     "a loss that is no function": ({"loss": 2.5}, "loss=2.5 must be a function"),
     "a loss that is no scalar": (
         {"loss": Supervised(nn.MSELoss(reduction="none"))}, r"scalar tensor, not \(9, 1\)",
