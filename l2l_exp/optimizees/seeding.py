@@ -42,6 +42,12 @@ def generator(seed: Seed, axis: str, problem: int, step: int = 0) -> np.random.G
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
+def rotation(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
+    """Draw an orthogonal matrix (size, size), uniformly (Haar)."""
+    basis, triangle = np.linalg.qr(rng.standard_normal((size, size)))
+    return basis * np.sign(np.diag(triangle))
+
+
 def draw(
     seed: Seed,
     axis: str,
