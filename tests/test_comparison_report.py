@@ -356,9 +356,10 @@ def test_the_table_has_its_columns_and_types(either):
     table = frames.curves("r1", 3, either[0], either[1:])
     assert list(table.columns) == [
         "schema_version", "run_id", "seed", "rule", "kind", "tuned_for", "lr", "problem", "step",
-        "loss", "running_mean", "train_loss", "held_out_loss", "held_out_accuracy", "status",
+        "loss", "running_mean", "train_loss", "held_out_loss", "held_out_accuracy", "suboptimality",
+        "status",
     ]  # fmt: skip
-    for name in ("loss", "running_mean", "train_loss", "held_out_loss", "held_out_accuracy", "lr"):
+    for name in ("loss", "running_mean", "lr", *frames.METRICS):
         assert pd.api.types.is_float_dtype(table[name]), name
     for name in ("schema_version", "seed", "problem", "step"):
         assert pd.api.types.is_integer_dtype(table[name]), name

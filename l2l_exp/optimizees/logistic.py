@@ -109,7 +109,7 @@ class Logistic(Optimizee):
     def loss(self, theta: Tensor, data: Data) -> Tensor:
         """Mean logistic loss of one problem's cases, and the penalty."""
         x, y = self.get_buffer("x")[data["cases"]], self.get_buffer("y")[data["cases"]]
-        return F.softplus(-y * (x @ theta)).mean() + self.l2 / 2 * theta.square().sum()
+        return -F.logsigmoid(y * (x @ theta)).mean() + self.l2 / 2 * theta.square().sum()
 
     def part(self, split: Split, *, held_out: bool = False) -> Tensor:
         """Indices of a split's training cases, or of its held-out ones."""
@@ -125,7 +125,7 @@ class Logistic(Optimizee):
         train_loss = self._value(theta.double(), problem)
         return {
             "train_loss": train_loss.to(theta),
-            "held_out_loss": F.softplus(-margins).mean(1),
+            "held_out_loss": -F.logsigmoid(margins).mean(1),
             "held_out_accuracy": (margins > 0).to(theta.dtype).mean(1),
             "suboptimality": train_loss - self.minimum(problem).to(theta.device),
         }
@@ -176,7 +176,7 @@ class Logistic(Optimizee):
         cases = problem.data["cases"]
         x, y = self.get_buffer("x").double()[cases], self.get_buffer("y").double()[cases]
         margins = y * (x @ theta.unsqueeze(-1)).squeeze(-1)
-        return F.softplus(-margins).mean(1) + self.l2 / 2 * theta.square().sum(1)
+        return -F.logsigmoid(margins).mean(1) + self.l2 / 2 * theta.square().sum(1)
 
     def _margins(self, theta: Tensor, cases: Tensor) -> Tensor:
         """y z (B, P) of every theta (B, N) on the same cases; right where above 0."""

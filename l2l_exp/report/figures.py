@@ -40,7 +40,7 @@ def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
         if held_out:
             _curves(axes[1], table, colors, "held_out_loss", "held-out loss", "held_out")
         handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].legend(handles, labels, frameon=False, fontsize=8)
+        axes[0].legend(handles, labels, framealpha=0.7, edgecolor="none", fontsize=8)
         _ratios(axes[-1], summary, colors)
         figure.suptitle(_title(summary), fontsize=10)
     return figure
