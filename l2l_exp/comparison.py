@@ -1,6 +1,6 @@
 """The comparison: a rule and its baselines on the same fresh problems, each at its best."""
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from l2l_exp.evaluation import (
@@ -15,6 +15,7 @@ from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.reference import Reference, refer
 from l2l_exp.tuning import SEARCHES, Search, Tuned, TuningCache, source_hash, tune
 
 
@@ -57,7 +58,7 @@ class Contender:
     Attributes:
         name: shown in tables and figures.
         records: per criterion, the run that is judged by it: a baseline's at the rate tuned for
-            that criterion; the same record for every criterion of a learned rule.
+            that criterion; the same record for every criterion of a learned rule or a reference.
         tuned: a baseline's learning rates and validation scores.
         cost: of one inner step.
     """
@@ -76,7 +77,7 @@ class Contender:
 
 def compare(
     optimizee: Optimizee,
-    rules: Mapping[str, LearnedOptimizer],
+    rules: Mapping[str, LearnedOptimizer | Reference],
     protocol: Protocol,
     cache: TuningCache,
     announce: Callable[[str], None] = lambda text: None,
@@ -86,7 +87,7 @@ def compare(
 
     Args:
         optimizee: distribution of the problems.
-        rules: name -> rule, in the order of the result.
+        rules: name -> rule or reference, in the order of the result.
         protocol: on what.
         cache: of tuned learning rates.
         announce: told what is being done.
@@ -102,12 +103,17 @@ def compare(
 def _contender(
     name: str,
     optimizee: Optimizee,
-    rule: LearnedOptimizer,
+    rule: LearnedOptimizer | Reference,
     protocol: Protocol,
     cache: TuningCache,
     announce: Callable[[str], None],
 ) -> Contender:
     """Tune a rule if it needs that, and evaluate it."""
+    problems, seed = range(protocol.problems), Seed("test", protocol.seed)
+    if isinstance(rule, Reference):
+        announce(f"{name}: {protocol.problems} test problems, one by one")
+        record, cost = refer(optimizee, rule, problems, seed, protocol.horizon)
+        return Contender(name, _judged([record], None), None, cost)
     if isinstance(rule, Baseline):
         announce(f"{name}: learning rate on {protocol.tuning_problems} validation problems")
         tuned = _tuned(optimizee, rule, protocol, cache)
@@ -115,18 +121,20 @@ def _contender(
     else:
         tuned = None
     announce(f"{name}: {protocol.problems} test problems")
-    records = evaluate(
-        optimizee, rule, range(protocol.problems), Seed("test", protocol.seed), protocol.horizon
-    )
+    records = evaluate(optimizee, rule, problems, seed, protocol.horizon)
+    if isinstance(rule, Baseline):
+        rule = rule.with_rates(rule.rates[:1])
+    return Contender(name, _judged(records, tuned), tuned, measure_step(optimizee, rule))
+
+
+def _judged(records: Sequence[EvalRecord], tuned: Tuned | None) -> dict[Criterion, EvalRecord]:
+    """The record of each criterion that the optimizee has."""
     by_rate = {record.lr: record for record in records}
-    judged = {
+    return {
         criterion: by_rate[None if tuned is None else tuned.rates[criterion]]
         for criterion in CRITERIA
         if records[0].criterion(criterion) is not None
     }
-    if isinstance(rule, Baseline):
-        rule = rule.with_rates(rule.rates[:1])
-    return Contender(name, judged, tuned, measure_step(optimizee, rule))
 
 
 def best_baseline(contenders: list[Contender], criterion: Criterion) -> Contender:
@@ -143,6 +151,7 @@ def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: Tuni
         "seed": protocol.seed,
         "optimizer": getattr(rule.optimizer, "__qualname__", repr(rule.optimizer)),
         "sources": [source_hash(source) for source in (*optimizee.sources, rule.optimizer)],
+        "rule": source_hash(type(rule)),
         "settings": rule.settings,
         "rates": rule.rates,
         "search": [*rule.search, protocol.tuning_search],

@@ -53,6 +53,7 @@ class EvaluationConfig:
     seed: int = MISSING
     cache: str | None = MISSING
     baselines: dict[str, Any] = MISSING
+    references: dict[str, Any] = MISSING
 
 
 @dataclass

@@ -153,13 +153,19 @@ def _table(summary: Mapping[str, Any]) -> Table:
     has_accuracy = "held_out_accuracy" in summary["learned"]
     if has_accuracy:
         table.add_column("held-out accuracy", justify="right")
+    has_minimum = "suboptimality" in summary["learned"]
+    if has_minimum:
+        table.add_column("above minimum", justify="right")
     for name in ("not ok", "µs/step"):
         table.add_column(name, justify="right")
     first = f"{summary['optimizer']} (evaluated)" if "lr" in summary["learned"] else "learned"
-    for name, one in {first: summary["learned"], **summary["baselines"]}.items():
+    references = {f"{name} (reference)": one for name, one in summary["references"].items()}
+    for name, one in {first: summary["learned"], **summary["baselines"], **references}.items():
         cells = [_cell(one[criterion]) for criterion in shown]
         if has_accuracy:
             cells.append(f"{one['held_out_accuracy']['median']:.3f}")
+        if has_minimum:
+            cells.append(_cell(one["suboptimality"]))
         failed = sum(count for status, count in one["status"].items() if status != "ok")
         cells += [str(failed), f"{one['seconds_per_step'] * 1e6:.0f}"]
         table.add_row(name, *cells)

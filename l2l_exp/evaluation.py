@@ -225,14 +225,9 @@ def measure_step(optimizee: Optimizee, rule: LearnedOptimizer, repeats: int = 30
     seen = Observation(grad, theta, loss, 0, repeats, optimizee.spec)
     _, state = rule.step(seen, rule.init_state(theta, optimizee.spec))
     size = sum(tensor.numel() * tensor.element_size() for tensor in state_tensors(state))
-    if isinstance(rule, Baseline):
-        parameter = theta.clone()
-        parameter.grad = grad
-        rule_step: Callable[[], object] = rule.native([parameter]).step
-    else:
-        rule_step = lambda: rule.step(seen, state)  # noqa: E731
+    native = rule.native_step(seen) if isinstance(rule, Baseline) else None
     return StepCost(
-        _median_seconds(rule_step, repeats, theta.device),
+        _median_seconds(native or (lambda: rule.step(seen, state)), repeats, theta.device),
         _median_seconds(
             lambda: differentiate(optimizee, theta, optimizee.minibatch(problem, 0)),
             repeats,

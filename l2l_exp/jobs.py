@@ -29,6 +29,7 @@ from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.provenance import code_version, environment, sources
 from l2l_exp.record import Record, differences
+from l2l_exp.reference import Reference
 from l2l_exp.report import figures, frames
 from l2l_exp.report.summary import summarize
 from l2l_exp.state import ContenderFiles, TrainingFile, forget
@@ -249,7 +250,7 @@ def _prepare_training(job: Job) -> Work:
         meta_optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
-    field = _field(cfg) if cfg.evaluation.enabled else None
+    field = _field(cfg, optimizee) if cfg.evaluation.enabled else None
     training = Training(optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan)
     return partial(_train, job, training, field)
 
@@ -287,7 +288,7 @@ def _prepare_evaluation(job: Job) -> Work:
             f"optimizer={job.choices['optimizer']} is not trained: use optimizer=trained "
             f"optimizer.source=RUN_ID_OR_FOLDER, or train it by l2l-train"
         )
-    field = _field(job.cfg)
+    field = _field(job.cfg, optimizee)
     seed = int(rule.about.get("seed", job.cfg.seed))  # the meta-seed is the rule's own
     extra = {"source": job.cfg.optimizer.get("source")}
 
@@ -302,6 +303,7 @@ class Field(NamedTuple):
 
     protocol: Protocol
     baselines: Mapping[str, LearnedOptimizer]
+    references: Mapping[str, Reference]
     cache: TuningCache
 
 
@@ -317,17 +319,18 @@ def _compare(
     """Tune, evaluate, write the table, the summary and the figure, and tell the result."""
     name = f"{job.choices['optimizer']} (evaluated)" if isinstance(rule, Baseline) else "learned"
     with job.console.evaluation() as announce:
-        learned, *baselines = compare(
+        learned, *others = compare(
             optimizee,
-            {name: rule, **field.baselines},
+            {name: rule, **field.baselines, **field.references},
             field.protocol,
             field.cache,
             announce,
             ContenderFiles(job.state),
         )
     about = {"run_id": tracker.run_id, **job.choices, "seed": seed}
-    summary = summarize(about, learned, baselines) | dict(extra)
-    table = frames.curves(tracker.run_id, seed, learned, baselines)
+    contenders = learned, others[: len(field.baselines)], others[len(field.baselines) :]
+    summary = summarize(about, *contenders) | dict(extra)
+    table = frames.curves(tracker.run_id, seed, *contenders)
     tracker.table("curves", table)
     tracker.record("summary", summary)
     tracker.metrics(_headline(summary), 0)
@@ -346,7 +349,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _field(cfg: DictConfig) -> Field:
+def _field(cfg: DictConfig, optimizee: Optimizee) -> Field:
     """What the evaluation needs, built before anything long begins."""
     section = cfg.evaluation
     protocol = Protocol(
@@ -364,8 +367,26 @@ def _field(cfg: DictConfig) -> Field:
                 f"evaluation.baselines.{name} must be a hand-designed rule under another name "
                 f"than 'learned', not a {type(rule).__name__}"
             )
+    references = {str(name): build(node) for name, node in section.references.items()}
+    for name, reference in references.items():
+        _check_reference(name, reference, optimizee, baselines)
     cache = None if section.cache is None else Path(section.cache).expanduser() / "tuning"
-    return Field(protocol, baselines, TuningCache(cache))
+    return Field(protocol, baselines, references, TuningCache(cache))
+
+
+def _check_reference(
+    name: str, reference: object, optimizee: Optimizee, baselines: Mapping[str, object]
+) -> None:
+    """Raise ConfigError for what is no reference, has another's name, or cannot do its work."""
+    key = f"evaluation.references.{name}"
+    if not isinstance(reference, Reference):
+        raise ConfigError(f"{key} must be a l2l_exp.reference.Reference, not {reference!r}")
+    if name in baselines or name == "learned":
+        raise ConfigError(f"{key} must have another name than 'learned' and the baselines")
+    try:
+        reference.check(optimizee)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _plan(cfg: DictConfig) -> Plan:

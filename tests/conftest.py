@@ -16,8 +16,11 @@ from torch import nn
 from l2l_exp.optimizees.base import Optimizee, Problem
 from l2l_exp.optimizees.conv import ConvNet
 from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.functions import Landscape
 from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.jitter import Jitter
+from l2l_exp.optimizees.lasso import Lasso
+from l2l_exp.optimizees.logistic import Logistic
 from l2l_exp.optimizees.mlp import ImageMLP
 from l2l_exp.optimizees.module import ModuleOptimizee
 from l2l_exp.optimizees.objectives import Supervised
@@ -25,9 +28,11 @@ from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.repeated import Repeated
 from l2l_exp.optimizees.seeding import draw
 from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizees.spectrum import Spectrum
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.encoding import Identity, LogSign
+from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 
 torch.set_num_threads(1)
@@ -99,7 +104,18 @@ OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "module_drawn_batches": lambda: a_module(
         data=a_line, module=functools.partial(a_network, 1), batch_size=3, held_out_fraction=0.0
     ),
+    "rosenbrock": lambda: Landscape("rosenbrock", 3),
+    "rosenbrock_moved": lambda: Landscape("rosenbrock", 2, spread=0.5, shift=1.0, rotate=True),
+    "rastrigin": lambda: Landscape("rastrigin", 2),
+    "ackley": lambda: Landscape("ackley", 3, shift=5.0),
+    "beale": lambda: Landscape("beale", rotate=True),
+    "spectrum": lambda: Spectrum(4),
+    "spectrum_linear": lambda: Spectrum(3, 1000.0, "linear"),
+    "lasso": lambda: Lasso(3, 5),
+    "logistic": lambda: Logistic(cases=20),
+    "logistic_minibatch": lambda: Logistic(cases=20, batch_size=4),
     "repeated": lambda: Repeated(tiny_mlp(jitter=Jitter()), 3),
+    "repeated_lasso": lambda: Repeated(Lasso(3, 5), 2),
 }
 
 LEARNED: dict[str, Callable[[], LearnedOptimizer]] = {
@@ -115,6 +131,7 @@ BASELINES: dict[str, Callable[[], LearnedOptimizer]] = {
     "nag": lambda: Baseline(torch.optim.SGD, 0.02, momentum=0.9, nesterov=True),
     "rmsprop": lambda: Baseline(torch.optim.RMSprop, 0.02),
     "adam": lambda: Baseline(torch.optim.Adam, 0.02),
+    "lbfgs": lambda: LBFGS(0.02, history_size=3),
 }
 
 RULES = LEARNED | BASELINES

@@ -357,9 +357,10 @@ def test_the_table_has_its_columns_and_types(either):
     table = frames.curves("r1", 3, either[0], either[1:])
     assert list(table.columns) == [
         "schema_version", "run_id", "seed", "rule", "kind", "tuned_for", "lr", "problem", "step",
-        "loss", "running_mean", "train_loss", "held_out_loss", "held_out_accuracy", "status",
+        "loss", "running_mean", "train_loss", "held_out_loss", "held_out_accuracy", "suboptimality",
+        "status",
     ]  # fmt: skip
-    for name in ("loss", "running_mean", "train_loss", "held_out_loss", "held_out_accuracy", "lr"):
+    for name in ("loss", "running_mean", "lr", *frames.METRICS):
         assert pd.api.types.is_float_dtype(table[name]), name
     for name in ("schema_version", "seed", "problem", "step"):
         assert pd.api.types.is_integer_dtype(table[name]), name
@@ -443,10 +444,12 @@ def test_a_table_of_a_newer_schema_is_refused(tmp_path):
 # ------------------------------------------------------------------ the figure
 
 
-def drawn(learned: Contender, baselines: list[Contender]) -> Figure:
+def drawn(
+    learned: Contender, baselines: list[Contender], references: list[Contender] | None = None
+) -> Figure:
     """The figure of a comparison, drawn to the last pixel without a single warning."""
-    summary = summarize(ABOUT, learned, baselines)
-    table = frames.curves("r1", 3, learned, baselines)
+    summary = summarize(ABOUT, learned, baselines, references or [])
+    table = frames.curves("r1", 3, learned, baselines, references or [])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = figures.comparison(table, summary)
@@ -486,6 +489,47 @@ def test_the_ratio_panel_shows_every_median_and_interval(contenders):
         for rule in ("sgd", "adam") for criterion in ("average", "final")
     )  # fmt: skip
     assert points == pytest.approx(expected)
+
+
+def test_references_are_dashed_and_in_no_ratio():
+    losses = np.linspace(1, 2, 31)
+    sgd = contender("sgd", record(losses, lr=0.1), 1.0)
+    bfgs = contender("bfgs", record(losses / 1e3))
+    plain, both = drawn(bfgs, [sgd]), drawn(contender("learned", record(losses)), [sgd], [bfgs])
+    styles = {line.get_label(): line.get_linestyle() for line in both.axes[0].lines}
+    assert styles == {"learned": "-", "sgd": "-", "bfgs (reference: line search)": "--"}
+    assert both.axes[0].get_xlabel() == "inner step (references: evaluation)"
+    assert plain.axes[0].get_xlabel() == "inner step"
+    assert len(both.axes[-1].lines) == len(plain.axes[-1].lines)
+
+
+def test_a_reference_is_listed_and_compared_with_nobody():
+    losses = np.linspace(1, 2, 31)
+    sgd = contender("sgd", record(losses, lr=0.1), 1.0)
+    bfgs = contender("bfgs", record(losses / 1e3, diverged=[True] * 2 + [False] * 29))
+    told = summarize(ABOUT, contender("learned", record(losses)), [sgd], [bfgs])
+    assert told["references"]["bfgs"]["final"]["median"] == pytest.approx(1.5e-3)
+    assert told["references"]["bfgs"]["status"] == {"ok": 29, "worse_than_start": 0, "diverged": 2}
+    assert set(told["comparisons"]) == set(told["baselines"]) == {"sgd"}
+    assert told["paired"]["final"]["best_baseline"] == "sgd"
+    without = summarize(ABOUT, contender("learned", record(losses)), [sgd])
+    assert without == told | {"references": {}}
+
+
+def test_distances_to_the_minimum_are_infinite_where_they_are_no_number():
+    one = record([1.0, 2.0, math.nan])
+    one.metrics["suboptimality"] = np.array([[9.0] * 3, [0.5, 1.5, math.nan]])
+    told = summarize(ABOUT, contender("learned", one), [])
+    assert told["learned"]["suboptimality"]["median"] == 1.5
+    assert told["learned"]["suboptimality"]["mean"] == math.inf
+
+
+def test_a_loss_far_below_the_digits_of_others_leaves_them_room():
+    losses = np.linspace(1, 2, 31)
+    sgd = contender("sgd", record(losses, lr=0.1), 1.0)
+    figure = drawn(contender("learned", record(losses * 1e-30)), [sgd])
+    low, high = figure.axes[0].get_ylim()
+    assert high / low <= 1.1 * 10**figures.DECADES
 
 
 def test_failures_are_named_in_the_title():

@@ -35,6 +35,7 @@ from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.reference import Reference
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
 ENTRIES = ("train", "evaluate")
@@ -108,6 +109,8 @@ def build_run(cfg: DictConfig, source: str) -> None:
     assert isinstance(build_rule(cfg, cfg.optimizer), LearnedOptimizer)
     for node in cfg.evaluation.baselines.values():
         assert isinstance(build_rule(cfg, node), Baseline)
+    for node in cfg.evaluation.references.values():
+        assert isinstance(build(node), Reference)
     build_all(cfg.tracking)
     if "training" in cfg:
         keys = {field.name for field in dataclasses.fields(Plan)} - {"seed"}
@@ -259,9 +262,16 @@ OPTION_KEYS = {
     "optimizee=conv": ["channels", "layers", "kernel", "hidden_units", "activation", "norm"],
     "optimizee=quadratic": ["init_std", "distribution"],
     **{
+        f"optimizee={name}": ["function", "dimension", "spread", "shift", "rotate"]
+        for name in ("rosenbrock", "rastrigin", "ackley", "beale")
+    },
+    "optimizee=spectrum": ["dimension", "condition", "eigenvalues", "rotate"],
+    "optimizee=lasso": ["rows", "dimension", "l1"],
+    "optimizee=logistic": ["cases", "l2", "batch_size"],
+    **{
         f"optimizer={stem}": ["lr"]
         for group, stem in OPTIONS
-        if group == "optimizer" and "baseline" in (CONF / group / f"{stem}.yaml").read_text()
+        if group == "optimizer" and "lr: tuned" in (CONF / group / f"{stem}.yaml").read_text()
     },
 }
 
@@ -281,9 +291,9 @@ def test_keys_of_components_are_scalars_that_can_be_swept(choice, composed):
         assert not OmegaConf.is_config(node[key])
 
 
-def test_the_five_baselines_are_found():
+def test_the_baselines_are_found():
     found = [choice for choice, keys in OPTION_KEYS.items() if keys == ["lr"]]
-    assert len(found) >= 5
+    assert len(found) >= 6
 
 
 def test_evaluation_none_turns_evaluation_off_and_nothing_else(composed):

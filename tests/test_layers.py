@@ -29,8 +29,8 @@ class Row(NamedTuple):
 
 ZERO = ("optimizees", "optimizers", "examples")
 TWO = (
-    "meta", "evaluation", "tuning", "comparison", "statistics", "checkpoint", "provenance", "state",
-    "files", "errors",
+    "meta", "evaluation", "reference", "tuning", "comparison", "statistics", "checkpoint",
+    "provenance", "state", "files", "errors",
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "record", "resume", "multirun", "hooks", "signals",
@@ -42,7 +42,7 @@ EDGE = ARRAYS | PLOTS | {"hydra", "omegaconf", "rich", "filelock", "mlflow"}
 TABLE = (
     Row(("optimizees.vision",), (), ARRAYS | {"torchvision"}),
     Row(
-        ("optimizees.data", "optimizees.pictures"),
+        ("optimizees.data", "optimizees.pictures", "optimizees.lasso", "optimizees.logistic"),
         ("optimizees",),
         ARRAYS | {"sklearn", "skimage", "PIL"},
     ),
@@ -50,6 +50,7 @@ TABLE = (
     Row(("examples",), ("optimizees",), ARRAYS | {"sklearn"}),
     Row(("optimizers",), ("optimizees.spec",), frozenset({"torch"})),
     Row(("unroll",), ZERO, frozenset({"torch"})),
+    Row(("reference",), (*ZERO, "unroll", "evaluation"), ARRAYS | {"scipy", "threadpoolctl"}),
     Row(TWO, (*ZERO, "unroll"), ARRAYS | {"scipy", "safetensors"}),
     Row(("tracking",), CORE, frozenset({"mlflow", "filelock"})),
     Row(("report",), (*CORE, "tracking"), PLOTS),

@@ -43,11 +43,16 @@ class Optimizee(nn.Module, ABC):
         batching: how `loss` and its gradient are taken over B problems: in one `vmap`, or one
             after the other (faster on a CPU where one problem fills the cores, e.g. conv nets).
         has_held_out: whether `metrics` reports `held_out_loss`.
+        has_minimum: whether the minimum of `train_loss` is known, and `metrics` reports how far
+            above it theta is.
+        deterministic: whether every inner step sees the same loss, that of `train_loss`.
     """
 
     spec: ParamSpec
     batching: Batching = "vmap"
     has_held_out: bool = False
+    has_minimum: bool = False
+    deterministic: bool = False
 
     def __init__(self) -> None:
         """Register the tensor that carries device and dtype."""
@@ -98,7 +103,9 @@ class Optimizee(nn.Module, ABC):
 
         Returns:
             (B,) each: `train_loss`, the loss on the problem's whole training part; with
-            `has_held_out` also `held_out_loss`; where it makes sense `held_out_accuracy` in [0, 1].
+            `has_held_out` also `held_out_loss`; where it makes sense `held_out_accuracy` in [0, 1];
+            with `has_minimum` also `suboptimality`, the loss on the training part minus its
+            minimum, in float64 whatever theta's dtype is.
         """
 
 

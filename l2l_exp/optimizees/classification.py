@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from l2l_exp.optimizees.base import Data, Optimizee, Problem, check_choice, check_positive
-from l2l_exp.optimizees.images import SPLITS, Images, split_images
+from l2l_exp.optimizees.images import Images, split_images
 from l2l_exp.optimizees.init import INITS, init_stds
-from l2l_exp.optimizees.seeding import Seed, Split, draw
+from l2l_exp.optimizees.seeding import SPLITS, Seed, Split, draw
 from l2l_exp.optimizees.spec import ParamSpec
 
 METRIC_CELLS = 8_000_000

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from l2l_exp.optimizees.jitter import Jitter
-from l2l_exp.optimizees.seeding import Split
+from l2l_exp.optimizees.seeding import SPLITS, Split
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 COMPLEMENT = "complement"
 
 

@@ -11,8 +11,8 @@ from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 
 from l2l_exp.optimizees.base import Data, Optimizee, Problem, check_choice, check_positive
 from l2l_exp.optimizees.objectives import Objective, check_maker, check_objective
-from l2l_exp.optimizees.rows import CPU, SPLITS, rows_of
-from l2l_exp.optimizees.seeding import Seed, draw, torch_key, torch_seeded
+from l2l_exp.optimizees.rows import CPU, rows_of
+from l2l_exp.optimizees.seeding import SPLITS, Seed, draw, torch_key, torch_seeded
 from l2l_exp.optimizees.spec import layout
 from l2l_exp.optimizees.trial import told, try_alone, try_together
 
@@ -74,6 +74,7 @@ class ModuleOptimizee(Optimizee):
         if init_std is not None:
             check_positive(init_std=init_std)
         self.batching = "loop" if batching == "loop" else "vmap"
+        self.deterministic = batch_size is None and batching == "vmap"  # which has no randomness
         self.module, self.init_std, self.batch_size = module, init_std, batch_size
         self.given = (module, loss, getattr(loss, "criterion", loss), accuracy)
         self.rows = rows_of(data, constants, split_seed, held_out_fraction)

@@ -28,6 +28,8 @@ class Quadratic(Optimizee):
     Source: Andrychowicz et al. 2016, arXiv:1606.04474, section 3.1.
     """
 
+    deterministic = True
+
     def __init__(
         self,
         dimension: int = 10,

@@ -29,6 +29,8 @@ class Repeated(Optimizee):
         self.spec = inner.spec
         self.batching = inner.batching
         self.has_held_out = inner.has_held_out
+        self.has_minimum = inner.has_minimum
+        self.deterministic = inner.deterministic
         self.to(inner.anchor.device, inner.anchor.dtype)
 
     def sample(self, problems: Sequence[int], seed: Seed) -> Problem:

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from l2l_exp.optimizees.base import Problem
-from l2l_exp.optimizees.seeding import Seed, Split, generator, torch_key, torch_seeded
+from l2l_exp.optimizees.seeding import SPLITS, Seed, Split, generator, torch_key, torch_seeded
 from l2l_exp.optimizees.tables import named_tensors, row_names, shapes_told
 
 Draw = Callable[[np.random.Generator], Mapping[str, Any]]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CPU = torch.device("cpu")
 
 

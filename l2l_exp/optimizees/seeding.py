@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Array = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 
@@ -41,6 +42,12 @@ def generator(seed: Seed, axis: str, problem: int, step: int = 0) -> np.random.G
     name = f"{seed.split}/{seed.value}/{axis}/{problem}/{step}"
     key = hashlib.blake2b(name.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def rotation(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
+    """Draw an orthogonal matrix (size, size), uniformly (Haar)."""
+    basis, triangle = np.linalg.qr(rng.standard_normal((size, size)))
+    return basis * np.sign(np.diag(triangle))
 
 
 def draw(

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from l2l_exp.optimizees.spec import ParamSpec
-from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, map_state
+from l2l_exp.optimizers.base import (
+    Coupling,
+    LearnedOptimizer,
+    Observation,
+    State,
+    map_state,
+)
 
 Native = Callable[..., torch.optim.Optimizer]
 TUNED = "tuned"
@@ -40,7 +46,7 @@ class Baseline(LearnedOptimizer):
         >>> rule = Baseline(torch.optim.SGD, lr=0.1, momentum=0.9)
     """
 
-    coupling = "none"
+    coupling: Coupling = "none"
 
     def __init__(
         self,
@@ -83,21 +89,31 @@ class Baseline(LearnedOptimizer):
         ]
         return self.optimizer(groups, **self.settings)
 
-    def init_state(self, theta: Tensor, spec: ParamSpec) -> BaselineState:
+    def native_step(self, seen: Observation) -> Callable[[], object]:
+        """torch's own step on a copy of theta, ready to be timed: at one learning rate."""
+        parameter = seen.theta.detach().clone()
+        parameter.grad = seen.grad.detach()
+        return self.native([parameter]).step
+
+    def check_rows(self, theta: Tensor) -> None:
+        """Raise ValueError if the rows of theta are not a multiple of the learning rates."""
+        if theta.shape[0] % max(1, len(self.rates)):
+            raise ValueError(
+                f"{theta.shape[0]} rows cannot be shared by {len(self.rates)} learning rates"
+            )
+
+    def init_state(self, theta: Tensor, spec: ParamSpec) -> State:
         """Nothing: torch optimizers make their state at the first step."""
         return BaselineState(tuple({} for _ in self.rates))
 
     @torch.no_grad()
-    def step(self, seen: Observation, state: BaselineState) -> tuple[Tensor, BaselineState]:
+    def step(self, seen: Observation, state: State) -> tuple[Tensor, State]:
         """The update that the torch optimizer makes on a copy of theta: theta' - theta, (G*B, N).
 
         Raises:
             ValueError: if theta's rows are not a multiple of the number of learning rates.
         """
-        if seen.theta.shape[0] % max(1, len(self.rates)):
-            raise ValueError(
-                f"{seen.theta.shape[0]} rows cannot be shared by {len(self.rates)} learning rates"
-            )
+        self.check_rows(seen.theta)
         copies = [part.clone() for part in seen.theta.detach().chunk(max(1, len(self.rates)))]
         optimizer = self.native(copies)
         for copy, grad, slots in zip(
@@ -113,7 +129,7 @@ class Baseline(LearnedOptimizer):
         )
         return torch.cat(copies) - seen.theta, BaselineState(after)
 
-    def take(self, state: State, index: Tensor) -> BaselineState:
+    def take(self, state: State, index: Tensor) -> State:
         """Restrict to flat coordinates; step counts are shared by all of them."""
         if len(self.rates) != 1:
             raise ValueError(f"only a state of one learning rate can be cut, not {self.rates}")

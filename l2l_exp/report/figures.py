@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from l2l_exp.report.style import CRITERION_LABELS, LEARNED_COLOR, STYLE, plain_log_ticks
 
 BAND_ALPHA = 0.15
+DECADES = 16
+"""Losses fall no further on an axis than so many factors of ten: the digits of float64."""
 
 
 def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
@@ -25,7 +27,8 @@ def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
     Returns:
         A figure with a panel of minibatch losses (median and interquartile range over problems),
         one of held-out losses where there are any, and one of paired ratios learned / baseline
-        (median, 95 % interval over problems).
+        (median, 95 % interval over problems). References are dashed; their steps are evaluations,
+        and they are in no ratio.
     """
     colors = _colors(table)
     held_out = summary["learned"]["held_out"] is not None
@@ -37,7 +40,7 @@ def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
         if held_out:
             _curves(axes[1], table, colors, "held_out_loss", "held-out loss", "held_out")
         handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].legend(handles, labels, frameon=False, fontsize=8)
+        axes[0].legend(handles, labels, framealpha=0.7, edgecolor="none", fontsize=8)
         _ratios(axes[-1], summary, colors)
         figure.suptitle(_title(summary), fontsize=10)
     return figure
@@ -45,9 +48,10 @@ def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
 
 def _title(summary: Mapping[str, Any]) -> str:
     """What was compared, on how many problems; failures are named."""
+    shown = {"learned": summary["learned"], **summary["baselines"], **summary["references"]}
     failed = {
         name: sum(count for status, count in one["status"].items() if status != "ok")
-        for name, one in {"learned": summary["learned"], **summary["baselines"]}.items()
+        for name, one in shown.items()
     }
     failures = ", ".join(f"{name} {count}" for name, count in failed.items() if count)
     title = (
@@ -58,11 +62,18 @@ def _title(summary: Mapping[str, Any]) -> str:
 
 
 def _colors(table: pd.DataFrame) -> dict[str, Any]:
-    """Rule -> colour: the learned rule black, baselines from a colour-blind safe palette."""
-    baselines = list(table.loc[table["kind"] == "baseline", "rule"].unique())
-    learned = list(table.loc[table["kind"] == "learned", "rule"].unique())
+    """Rule -> colour: the learned rule black, baselines colour-blind safe, references grey."""
+    learned, baselines, references = (
+        list(table.loc[table["kind"] == kind, "rule"].unique())
+        for kind in ("learned", "baseline", "reference")
+    )
     palette = sns.color_palette("colorblind", max(1, len(baselines)))
-    return dict.fromkeys(learned, LEARNED_COLOR) | dict(zip(baselines, palette, strict=False))
+    greys = map(str, np.linspace(0.35, 0.65, max(2, len(references))).round(2))
+    return {
+        **dict.fromkeys(learned, LEARNED_COLOR),
+        **dict(zip(baselines, palette, strict=False)),
+        **dict(zip(references, greys, strict=False)),
+    }
 
 
 def _curves(
@@ -80,15 +91,20 @@ def _curves(
     for rule, color in colors.items():
         rows = shown[shown["rule"] == rule]
         bands = rows.groupby("step")[column].quantile(np.array([0.25, 0.5, 0.75])).unstack()
-        learned = color == LEARNED_COLOR
+        learned, reference = color == LEARNED_COLOR, (rows["kind"] == "reference").any()
         axes.plot(
-            bands.index, bands[0.5], color=color, label=rule, linewidth=2 if learned else 1.2,
-            zorder=3 if learned else 2,
+            bands.index, bands[0.5], color=color, linewidth=2 if learned else 1.2,
+            label=f"{rule} (reference: line search)" if reference else rule,
+            linestyle="--" if reference else "-", zorder=3 if learned else 2,
         )  # fmt: skip
         axes.fill_between(
             bands.index, bands[0.25], bands[0.75], color=color, alpha=BAND_ALPHA, linewidth=0
         )
-    axes.set(yscale="log", xlabel="inner step", ylabel=label)
+    has_references = (shown["kind"] == "reference").any()
+    step = "inner step (references: evaluation)" if has_references else "inner step"
+    axes.set(yscale="log", xlabel=step, ylabel=label)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, high / 10**DECADES), high)
     tuned = CRITERION_LABELS[criterion]
     axes.set_title(f"median and quartiles over problems\nbaselines tuned for: {tuned}", fontsize=8)
     plain_log_ticks(axes.yaxis)

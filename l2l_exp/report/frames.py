@@ -10,7 +10,7 @@ from l2l_exp.comparison import Contender
 from l2l_exp.evaluation import EvalRecord
 
 SCHEMA_VERSION = 1
-METRICS = ("train_loss", "held_out_loss", "held_out_accuracy")
+METRICS = ("train_loss", "held_out_loss", "held_out_accuracy", "suboptimality")
 COLUMNS = (
     "schema_version", "run_id", "seed", "rule", "kind", "tuned_for", "lr", "problem", "step",
     "loss", "running_mean", *METRICS, "status",
@@ -18,18 +18,23 @@ COLUMNS = (
 
 
 def curves(
-    run_id: str, seed: int, learned: Contender, baselines: Sequence[Contender]
+    run_id: str,
+    seed: int,
+    learned: Contender,
+    baselines: Sequence[Contender],
+    references: Sequence[Contender] = (),
 ) -> pd.DataFrame:
     """One row per rule, learning rate, problem and recorded step.
 
-    Columns: `schema_version`; `run_id`; `seed`, the meta-seed; `rule`; `kind`, "learned" or
-    "baseline"; `tuned_for`, the criteria its learning rate was tuned for, joined by "+", empty for
-    rules without one; `lr`; `problem`; `step`; `loss`, minibatch loss at that step;
-    `running_mean` of the losses at steps 1..step; the metrics, missing where not taken; `status`
-    of the problem at the end.
+    Columns: `schema_version`; `run_id`; `seed`, the meta-seed; `rule`; `kind`, "learned",
+    "baseline" or "reference", whose steps are evaluations; `tuned_for`, the criteria its learning
+    rate was tuned for, joined by "+", empty for rules without one; `lr`; `problem`; `step`; `loss`,
+    minibatch loss at that step; `running_mean` of the losses at steps 1..step; the metrics, missing
+    where not taken; `status` of the problem at the end.
     """
     frames = []
-    for kind, contenders in (("learned", [learned]), ("baseline", baselines)):
+    kinds = {"learned": [learned], "baseline": baselines, "reference": references}
+    for kind, contenders in kinds.items():
         for one in contenders:
             for record, tuned_for in _records(one):
                 frame = _frame(record)

@@ -14,7 +14,10 @@ INTERVAL = "95 % over problems: medians by order statistics, means by studentize
 
 
 def summarize(
-    about: Mapping[str, Any], learned: Contender, baselines: Sequence[Contender]
+    about: Mapping[str, Any],
+    learned: Contender,
+    baselines: Sequence[Contender],
+    references: Sequence[Contender] = (),
 ) -> dict[str, Any]:
     """Build the content of summary.json.
 
@@ -22,12 +25,15 @@ def summarize(
         about: run_id, optimizee, optimizer, seed, and whatever else identifies the run.
         learned: the rule in question.
         baselines: what it is compared with, none or more.
+        references: what is shown beside them, none or more; nothing is paired with these.
 
     Returns:
-        `learned` and `baselines.<name>` hold per criterion {mean, median, low, high}, where low
-        and high bound the median over problems (95 %); a criterion that the optimizee
-        does not have is None. `paired` compares with the baseline that was best on validation
-        problems, `comparisons` with every baseline. Numbers that are not finite become null.
+        `learned`, `baselines.<name>` and `references.<name>` hold per criterion {mean, median, low,
+        high}, where low and high bound the median over problems (95 %); a criterion that the
+        optimizee does not have is None. `held_out_accuracy` and `suboptimality`, at the last step,
+        are there where the optimizee has them. `paired` compares with the baseline that was best on
+        validation problems, `comparisons` with every baseline. Numbers that are not finite become
+        null.
     """
     record = next(iter(learned.records.values()))
     comparisons = {
@@ -45,6 +51,7 @@ def summarize(
         "interval": INTERVAL,
         "learned": contender(learned),
         "baselines": {baseline.name: contender(baseline) for baseline in baselines},
+        "references": {reference.name: contender(reference) for reference in references},
         "paired": {
             name: {"best_baseline": best[name], **(comparisons[best[name]][name] or {})}
             if name in best
@@ -62,6 +69,9 @@ def contender(one: Contender) -> dict[str, Any]:
     if "held_out_accuracy" in accuracy_from.metrics:
         accuracy = accuracy_from.metrics["held_out_accuracy"][-1]
         summary["held_out_accuracy"] = _numbers(np.nan_to_num(accuracy, nan=0.0))
+    if "suboptimality" in one.records["final"].metrics:
+        above = one.records["final"].metrics["suboptimality"][-1]
+        summary["suboptimality"] = _numbers(np.where(np.isfinite(above), above, np.inf))
     if one.tuned is not None:
         summary["lr"] = dict(one.tuned.rates)
         summary["validation"] = {name: one.validation_score(name) for name in one.records}

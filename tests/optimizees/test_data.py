@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from l2l_exp.config import ConfigError, build, shipped
 from l2l_exp.optimizees import data
 from l2l_exp.optimizees.data import cut, digits, photos, torchvision_images
-from l2l_exp.optimizees.images import SPLITS, split_images
+from l2l_exp.optimizees.images import split_images
 from l2l_exp.optimizees.pictures import PHOTOGRAPHS, bundled
+from l2l_exp.optimizees.seeding import SPLITS
 
 
 def test_digits_are_1797_images_in_the_unit_interval():

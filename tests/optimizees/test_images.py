@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2l_exp.optimizees.data import digits
-from l2l_exp.optimizees.images import SPLITS, Images, choose_classes, split_images, subset
+from l2l_exp.optimizees.images import Images, choose_classes, split_images, subset
+from l2l_exp.optimizees.seeding import SPLITS
 
 
 def parts_of(parts):

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from l2l_exp.optimizees import classification
 from l2l_exp.optimizees.activations import ACTIVATIONS
 from l2l_exp.optimizees.data import digits
-from l2l_exp.optimizees.images import SPLITS, Images
+from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.jitter import Jitter
 from l2l_exp.optimizees.mlp import ImageMLP
-from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizees.seeding import SPLITS, Seed
 from l2l_exp.unroll import differentiate
 
 PROBLEMS = (0, 1)

@@ -126,6 +126,33 @@ def test_metrics_are_one_number_per_run_and_equal_those_of_each_problem_alone(op
             torch.testing.assert_close(alone[name], mine, rtol=1e-12, atol=1e-12)
 
 
+def test_a_deterministic_optimizee_sees_its_training_part_at_every_step_and_no_other_does(
+    optimizee,
+):
+    problem, theta, data = at_start(optimizee)
+    later = optimizee.minibatch(problem, 7)
+    assert same(data, later) == optimizee.deterministic
+    if optimizee.deterministic:
+        loss, _ = differentiate(optimizee, theta, data)
+        measured = optimizee.metrics(theta, problem)["train_loss"]
+        torch.testing.assert_close(loss, measured, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_theta_is_below_a_known_minimum(optimizee, dtype):
+    optimizee = optimizee.to(dtype)
+    problem, theta, _ = at_start(optimizee)
+    start, elsewhere = optimizee.metrics(theta, problem), optimizee.metrics(theta / 2, problem)
+    assert ("suboptimality" in start) == optimizee.has_minimum
+    if optimizee.has_minimum:
+        above = start["suboptimality"]
+        assert above.dtype == torch.float64 and (above > 0).all()
+        difference = (start["train_loss"] - elsewhere["train_loss"]).double()
+        torch.testing.assert_close(
+            above - elsewhere["suboptimality"], difference, rtol=1e-4, atol=1e-4
+        )
+
+
 def test_theta_survives_unflatten_and_flatten(optimizee):
     theta = optimizee.init(PROBLEMS, TRAIN)
     tensors = optimizee.spec.unflatten(theta)

@@ -17,6 +17,9 @@ NATIVE = {
     "nag": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
     "rmsprop": lambda p, lr: torch.optim.RMSprop(p, lr=lr),
     "adam": lambda p, lr: torch.optim.Adam(p, lr=lr),
+    "lbfgs": lambda p, lr: torch.optim.LBFGS(
+        p, lr, max_iter=1, tolerance_grad=0, tolerance_change=0, history_size=3
+    ),
 }
 
 
@@ -27,17 +30,25 @@ def pair(request, baseline):
 
 
 def torch_loop(optimizee, make, lr, steps):
-    """Theta after each step of a plain torch loop, each problem's gradient by autograd."""
-    problem = optimizee.sample(PROBLEMS, SEED)
-    theta = optimizee.init(PROBLEMS, SEED).requires_grad_()
-    optimizer, path = make([theta], lr), []
-    for step in range(steps):
-        data = optimizee.minibatch(problem, step)
-        optimizer.zero_grad()
-        torch.func.vmap(optimizee.loss)(theta, data).sum().backward()
-        optimizer.step()
-        path.append(theta.detach().clone())
-    return path
+    """Theta after each step of plain torch loops, one for each problem."""
+    paths = []
+    for index in PROBLEMS:
+        problem = optimizee.sample([index], SEED)
+        theta = optimizee.init([index], SEED).squeeze(0).requires_grad_()
+        optimizer, path = make([theta], lr), []
+        for step in range(steps):
+            data = {name: x[0] for name, x in optimizee.minibatch(problem, step).items()}
+
+            def closure(theta=theta, data=data, optimizer=optimizer):
+                optimizer.zero_grad()
+                loss = optimizee.loss(theta, data)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+            path.append(theta.detach().clone())
+        paths.append(torch.stack(path))
+    return torch.stack(paths, 1)
 
 
 def our_loop(optimizee, rule, steps):
@@ -47,14 +58,18 @@ def our_loop(optimizee, rule, steps):
     return [carry.theta for carry in unroll(episode, rule, episode.start(rule), steps)]
 
 
-def test_small_steps_equal_a_torch_loop_bit_for_bit_at_every_rate(pair, separable):
+def test_small_steps_equal_a_torch_loop_to_the_last_bit_at_every_rate(pair, separable):
     # theta' - theta is exact where no coordinate more than halves or doubles (Sterbenz's lemma)
     rule, make = pair
     rates = [1e-4, 1e-3, 3e-3]
     ours = our_loop(separable((0.5, 1.0, 0.25)), rule.with_rates(rates), STEPS)
     for g, lr in enumerate(rates):
         theirs = torch_loop(separable((0.5, 1.0, 0.25)), make, lr, STEPS)
-        assert all(torch.equal(a[2 * g : 2 * g + 2], b) for a, b in zip(ours, theirs, strict=True))
+        for a, b in zip(ours, theirs, strict=True):
+            if rule.coupling == "none":
+                assert torch.equal(a[2 * g : 2 * g + 2], b)
+            else:  # sums over coordinates, in another order than torch's
+                torch.testing.assert_close(a[2 * g : 2 * g + 2], b, rtol=1e-12, atol=1e-12)
         assert (theirs[-1] - theirs[0]).abs().min() > 1e-3  # it does move
 
 
