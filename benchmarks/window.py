@@ -29,7 +29,7 @@ class Size:
     threads: tuple[int, ...] = measure.THREADS
 
 
-TINY = Size(side=8, hidden_units=2, steps=3, rounds=1, draws=2, subsets=(16,), threads=(1,))
+TINY = Size(side=8, hidden_units=20, steps=3, rounds=1, draws=2, subsets=(16,), threads=(1,))
 
 
 def estimators(size: Size) -> dict[str, MetaGradient]:
