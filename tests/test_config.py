@@ -85,9 +85,11 @@ def entries_of(group: str) -> list[str]:
 
 
 def offline(cfg: DictConfig) -> DictConfig:
-    """The same config on images that need no download."""
+    """The same config on images and weights that need no download."""
     if "images" in cfg.optimizee:
         cfg.optimizee.images = {"_target_": "l2l_exp.optimizees.data.digits"}
+    if "weights" in cfg.optimizee.get("features", {}):
+        cfg.optimizee.features.weights = "random"
     return cfg
 
 
@@ -157,6 +159,8 @@ def test_every_option_composes_and_builds(group, option, composed, source):
         overrides = [f"{group}={option}"]
         if group.startswith("optimizer/") and entry == "evaluate":
             overrides.insert(0, "optimizer=lstm")
+        if group.startswith("optimizee/"):
+            overrides.insert(0, "optimizee=neural_art")
         cfg = composed(entry, *overrides)
         node = OmegaConf.select(cfg, group.replace("/", "."))
         written = OmegaConf.load(CONF / group / f"{option}.yaml")
@@ -250,6 +254,7 @@ OPTION_KEYS = {
     "optimizee=digits_mlp": ["hidden_units", "layers", "activation", "init_std"],
     "optimizee=mnist_mlp": ["hidden_units", "layers", "activation", "init_std"],
     "optimizee=fashion_mlp": ["hidden_units", "layers", "activation", "init_std"],
+    "optimizee=neural_art": ["size", "style", "alpha", "beta", "gamma", "start"],
     "optimizee=quadratic": ["init_std", "distribution"],
     **{
         f"optimizer={stem}": ["lr"]

@@ -21,7 +21,7 @@ SHORT_SIDE = 256
 """Pictures are reduced to this when they are read; thousands of them then fit memory."""
 
 
-def contents(source: str = BUNDLED, split_seed: int = 0) -> Contents:
+def read_contents(source: str = BUNDLED, split_seed: int = 0) -> Contents:
     """Pictures for training, validation and test.
 
     Args:

@@ -1,7 +1,7 @@
 """Frozen convolutional networks that map pictures to named feature maps; random filters."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,8 @@ class Features(nn.Module):
     that is wanted are left away.
 
     Args:
-        convolutions: name -> convolution, in order; the names are "conv{block}_{place}".
+        names: of all layers there are, in order: "conv{block}_{place}".
+        make: name -> convolution; called in order, of the layers that are kept.
         mean: of the pictures' three channels; subtracted.
         std: of the same, > 0; divided by.
         content: names of the layers that are compared with those of the content picture.
@@ -40,7 +41,8 @@ class Features(nn.Module):
 
     def __init__(
         self,
-        convolutions: Mapping[str, Convolution],
+        names: Sequence[str],
+        make: Callable[[str], Convolution],
         mean: Sequence[float],
         std: Sequence[float],
         content: Sequence[str],
@@ -49,7 +51,6 @@ class Features(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, POOLINGS)
-        names = list(convolutions)
         for key, wanted in (("content", content), ("style", style)):
             if isinstance(wanted, str) or not wanted:
                 raise ValueError(f"{key}={wanted!r} must be a list of layers of {', '.join(names)}")
@@ -60,15 +61,16 @@ class Features(nn.Module):
         last = max(names.index(layer) for layer in (*content, *style))
         self.layers = tuple(names[: last + 1])
         for layer in self.layers:
-            self.register_buffer(f"{layer}_weight", convolutions[layer].weight, persistent=False)
-            self.register_buffer(f"{layer}_bias", convolutions[layer].bias, persistent=False)
+            weight, bias = make(layer)
+            self.register_buffer(f"{layer}_weight", weight, persistent=False)
+            self.register_buffer(f"{layer}_bias", bias, persistent=False)
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     @property
     def smallest(self) -> int:
         """The smallest height and width of a picture that no pooling makes vanish."""
-        return 2 ** (_block(self.layers[-1]) - _block(self.layers[0]))
+        return 1 << (_block(self.layers[-1]) - _block(self.layers[0]))
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Feature maps of pictures (n, 3, height, width) in [0, 1].
@@ -113,7 +115,7 @@ class RandomFeatures(Features):
         self,
         channels: Sequence[int] = (32, 64, 64),
         kernel_sizes: Sequence[int] = (5, 3, 3),
-        content: Sequence[str] = ("conv3_1",),
+        content: Sequence[str] = ("conv2_1",),
         style: Sequence[str] = ("conv1_1", "conv2_1", "conv3_1"),
         pooling: str = "average",
         seed: int = 0,
@@ -125,16 +127,18 @@ class RandomFeatures(Features):
                 f"kernel_sizes={list(kernel_sizes)} must be odd, one for each of "
                 f"channels={list(channels)}"
             )
-        rng, inputs, layers = torch.Generator().manual_seed(seed), 3, {}
-        for block, (count, size) in enumerate(zip(channels, kernel_sizes, strict=True), start=1):
-            layers[f"conv{block}_1"] = random_convolution(count, inputs, size, rng)
-            inputs = count
-        super().__init__(layers, (0.5,) * 3, (0.25,) * 3, content, style, pooling)
+        rng = torch.Generator().manual_seed(seed)
+        inputs = (3, *channels)
+
+        def make(layer: str) -> Convolution:
+            place = _block(layer) - 1
+            return random_convolution(channels[place], inputs[place], kernel_sizes[place], rng)
+
+        names = [f"conv{block}_1" for block in range(1, len(channels) + 1)]
+        super().__init__(names, make, (0.5,) * 3, (0.25,) * 3, content, style, pooling)
 
 
-def random_convolution(
-    outputs: int, inputs: int, size: int, rng: torch.Generator
-) -> Convolution:
+def random_convolution(outputs: int, inputs: int, size: int, rng: torch.Generator) -> Convolution:
     """Random weights of a scale that a ReLU after them preserves; no bias."""
     weight = torch.randn(outputs, inputs, size, size, generator=rng)
     return Convolution(weight * math.sqrt(2 / (inputs * size**2)), torch.zeros(outputs))

@@ -54,22 +54,20 @@ class VGG(Features):
     ) -> None:
         check_choice("network", network, tuple(LETTERS))
         shapes = _shapes(network)
-        if weights == "random":
-            rng = torch.Generator().manual_seed(seed)
-            layers = {
-                name: random_convolution(*shape[:3], rng) for name, (_, shape) in shapes.items()
-            }
-        else:
-            path = _weights_file(network, weights, download=download)
-            tensors = _read(path)
-            layers = {
-                name: Convolution(
-                    _tensor(tensors, f"{key}.weight", shape, path),
-                    _tensor(tensors, f"{key}.bias", shape[:1], path),
-                )
-                for name, (key, shape) in shapes.items()
-            }
-        super().__init__(layers, *IMAGENET, content, style, pooling)
+        rng = torch.Generator().manual_seed(seed)
+        path = None if weights == "random" else _weights_file(network, weights, download=download)
+        tensors = {} if path is None else _read(path)
+
+        def make(layer: str) -> Convolution:
+            key, shape = shapes[layer]
+            if path is None:
+                return random_convolution(shape[0], shape[1], shape[2], rng)
+            return Convolution(
+                _tensor(tensors, f"{key}.weight", shape, path),
+                _tensor(tensors, f"{key}.bias", shape[:1], path),
+            )
+
+        super().__init__(list(shapes), make, *IMAGENET, content, style, pooling)
 
 
 def _shapes(network: str) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -126,9 +124,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     return tensors if isinstance(tensors, Mapping) else {}
 
 
-def _tensor(
-    tensors: Mapping[str, Tensor], key: str, shape: tuple[int, ...], path: Path
-) -> Tensor:
+def _tensor(tensors: Mapping[str, Tensor], key: str, shape: tuple[int, ...], path: Path) -> Tensor:
     """One tensor of a file, which must have this shape."""
     found = tensors.get(key)
     if not isinstance(found, Tensor) or tuple(found.shape) != shape:
