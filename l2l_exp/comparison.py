@@ -2,21 +2,29 @@
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
 
 from l2l_exp.evaluation import (
     CRITERIA,
     Criterion,
     EvalRecord,
+    Floats,
     StepCost,
     evaluate,
     measure_step,
+    snapshots,
 )
-from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.reference import Reference, refer
 from l2l_exp.tuning import SEARCHES, Search, Tuned, TuningCache, source_hash, tune
+
+SHOWN_PROBLEMS = 3
+"""Test problems of a gallery."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,59 @@ def _judged(records: Sequence[EvalRecord], tuned: Tuned | None) -> dict[Criterio
 def best_baseline(contenders: list[Contender], criterion: Criterion) -> Contender:
     """The baseline with the lowest validation score; test problems have no say in it."""
     return min(contenders, key=lambda contender: contender.validation_score(criterion))
+
+
+class Gallery(NamedTuple):
+    """What the first test problems look like. Pictures are (B, height, width, 3) in [0, 1]."""
+
+    references: Mapping[str, Floats]  # by name
+    rules: Mapping[str, Mapping[int, Floats]]  # by rule and step
+    losses: Mapping[str, Mapping[int, Floats]]  # (B,) each, by rule and step, on the training part
+
+
+def gallery(
+    optimizee: VisibleOptimizee,
+    rules: Mapping[str, LearnedOptimizer],
+    contenders: Sequence[Contender],
+    protocol: Protocol,
+    announce: Callable[[str], None] = lambda text: None,
+) -> Gallery:
+    """Look at what a comparison's rules do; baselines at the rate that is tuned for `final`.
+
+    Args:
+        optimizee: of the comparison.
+        rules: the rules that were compared.
+        contenders: what `compare` made of them, in the same order.
+        protocol: of the comparison.
+        announce: told what is being done.
+    """
+    seed, problems = Seed("test", protocol.seed), range(min(SHOWN_PROBLEMS, protocol.problems))
+    problem, steps = optimizee.sample(problems, seed), shown_steps(protocol.horizon)
+    seen: dict[str, dict[int, Floats]] = {}
+    losses: dict[str, dict[int, Floats]] = {}
+    for (name, rule), contender in zip(rules.items(), contenders, strict=True):
+        announce(f"{name}: pictures of {len(problems)} test problems")
+        if isinstance(rule, Baseline) and contender.tuned is not None:
+            rule = rule.with_rates([contender.tuned.rates["final"]])
+        thetas = snapshots(optimizee, rule, problems, seed, protocol.horizon, steps)
+        seen[name] = {t: _channels_last(optimizee.pictures(x)) for t, x in thetas.items()}
+        losses[name] = {
+            t: optimizee.metrics(x, problem)["train_loss"].double().cpu().numpy()
+            for t, x in thetas.items()
+        }
+    start = optimizee.pictures(optimizee.init(problems, seed))
+    references = {**optimizee.references(problem), "start": start}
+    return Gallery({n: _channels_last(x) for n, x in references.items()}, seen, losses)
+
+
+def shown_steps(horizon: int) -> list[int]:
+    """Three steps that are drawn, each about four times the one before: at 128, 8, 32, 128."""
+    return sorted({max(1, horizon // 16), max(1, horizon // 4), horizon})
+
+
+def _channels_last(pictures: Tensor) -> Floats:
+    """(B, 3, height, width) -> (B, height, width, 3) on the CPU."""
+    return pictures.permute(0, 2, 3, 1).double().cpu().numpy()
 
 
 def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: TuningCache) -> Tuned:

@@ -204,6 +204,37 @@ def _stack(tensors: Sequence[Tensor]) -> Floats:
     return torch.stack([tensor.double() for tensor in tensors]).cpu().numpy()
 
 
+@torch.no_grad()
+def snapshots(
+    optimizee: Optimizee,
+    rule: LearnedOptimizer,
+    problems: Sequence[int],
+    seed: Seed,
+    horizon: int,
+    steps: Sequence[int],
+) -> dict[int, Tensor]:
+    """Run a rule on problems again, on the draws that `evaluate` gives them.
+
+    Args:
+        optimizee: distribution of the problems.
+        rule: a learned optimizer, or a baseline at one learning rate.
+        problems: indices of the B problems.
+        seed: split and seed of the draws.
+        horizon: T >= 1.
+        steps: in [0, T].
+
+    Returns:
+        Step -> theta (B, N).
+    """
+    episode = Episode(optimizee, optimizee.sample(problems, seed), horizon)
+    start = episode.start(rule)
+    seen = {0: start.theta}
+    for carry in unroll(episode, rule, start, max(steps), reuse_state=True):
+        if carry.seen.step in steps:
+            seen[carry.seen.step] = carry.theta
+    return {step: seen[step] for step in steps}
+
+
 @dataclass(frozen=True)
 class StepCost:
     """What one inner step on one problem costs."""

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from l2l_exp import checkpoint, record
-from l2l_exp.comparison import Protocol, compare
+from l2l_exp.comparison import Protocol, compare, gallery
 from l2l_exp.config import ConfigError, build, build_optimizee, build_rule, flatten, plain
 from l2l_exp.console import Console
 from l2l_exp.errors import UserError
@@ -24,13 +24,14 @@ from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.schedule import Schedule
 from l2l_exp.meta.train import MetaOptimizer, Plan, Progress
 from l2l_exp.meta.train import train as meta_train
-from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.provenance import code_version, environment, sources
 from l2l_exp.record import Record, differences
 from l2l_exp.reference import Reference
 from l2l_exp.report import figures, frames
+from l2l_exp.report.pictures import pictures
 from l2l_exp.report.summary import summarize
 from l2l_exp.state import ContenderFiles, TrainingFile, forget
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError
@@ -318,15 +319,20 @@ def _compare(
 ) -> None:
     """Tune, evaluate, write the table, the summary and the figure, and tell the result."""
     name = f"{job.choices['optimizer']} (evaluated)" if isinstance(rule, Baseline) else "learned"
+    rules = {name: rule, **field.baselines}
     with job.console.evaluation() as announce:
         learned, *others = compare(
             optimizee,
-            {name: rule, **field.baselines, **field.references},
+            {**rules, **field.references},
             field.protocol,
             field.cache,
             announce,
             ContenderFiles(job.state),
         )
+        if isinstance(optimizee, VisibleOptimizee):
+            ruled = [learned, *others[: len(field.baselines)]]
+            shown = gallery(optimizee, rules, ruled, field.protocol, announce)
+            tracker.figure("pictures", pictures(shown))
     about = {"run_id": tracker.run_id, **job.choices, "seed": seed}
     contenders = learned, others[: len(field.baselines)], others[len(field.baselines) :]
     summary = summarize(about, *contenders) | dict(extra)

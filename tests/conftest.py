@@ -13,9 +13,12 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+from l2l_exp.optimizees.art import NeuralArt
 from l2l_exp.optimizees.base import Optimizee, Problem
+from l2l_exp.optimizees.contents import Contents, read_contents
 from l2l_exp.optimizees.conv import ConvNet
 from l2l_exp.optimizees.data import digits
+from l2l_exp.optimizees.features import RandomFeatures
 from l2l_exp.optimizees.functions import Landscape
 from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.jitter import Jitter
@@ -84,6 +87,18 @@ def a_module(**changes) -> ModuleOptimizee:
     return ModuleOptimizee(**{**usual, **changes})
 
 
+@functools.cache
+def photographs() -> Contents:
+    """The bundled content pictures."""
+    return read_contents()
+
+
+def tiny_art(**changes) -> NeuralArt:
+    """Neural art on 8x8 pixels with a few random filters."""
+    features = RandomFeatures((3, 4), (3, 3), ["conv2_1"], ["conv1_1", "conv2_1"])
+    return NeuralArt(photographs(), features, **{"style": "retina", "size": 8, **changes})
+
+
 OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "quadratic_gaussian": lambda: Quadratic(4, "gaussian", init_std=1.0),
     "quadratic_uniform": lambda: Quadratic(3, "uniform", init_std=0.5),
@@ -114,6 +129,8 @@ OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "lasso": lambda: Lasso(3, 5),
     "logistic": lambda: Logistic(cases=20),
     "logistic_minibatch": lambda: Logistic(cases=20, batch_size=4),
+    "art_from_noise": lambda: tiny_art(),
+    "art_from_content": lambda: tiny_art(start="content", style="brick"),
     "repeated": lambda: Repeated(tiny_mlp(jitter=Jitter()), 3),
     "repeated_lasso": lambda: Repeated(Lasso(3, 5), 2),
 }
@@ -165,6 +182,18 @@ def baseline(request) -> Baseline:
 def mlp() -> ImageMLP:
     """One of the tiny MLPs, with jitter, in float64."""
     return tiny_mlp(jitter=Jitter()).double()
+
+
+@pytest.fixture(name="photographs_")
+def content_pictures() -> Contents:
+    """The bundled content pictures."""
+    return photographs()
+
+
+@pytest.fixture(scope="session")
+def art() -> Callable[..., NeuralArt]:
+    """Makes a `tiny_art` in float64."""
+    return lambda **changes: tiny_art(**changes).double()
 
 
 class Separable(Optimizee):

@@ -86,9 +86,11 @@ def entries_of(group: str) -> list[str]:
 
 
 def offline(cfg: DictConfig) -> DictConfig:
-    """The same config on images that need no download."""
+    """The same config on images and weights that need no download."""
     if "root" in cfg.data:
         cfg.data = {"_target_": "l2l_exp.optimizees.data.digits"}
+    if "weights" in cfg.optimizee.get("features", {}):
+        cfg.optimizee.features.weights = "random"
     return cfg
 
 
@@ -160,6 +162,8 @@ def test_every_option_composes_and_builds(group, option, composed, source):
         overrides = [f"{group}={option}"]
         if group.startswith("optimizer/") and entry == "evaluate":
             overrides.insert(0, "optimizer=lstm")
+        if group.startswith("optimizee/"):
+            overrides.insert(0, "optimizee=neural_art")
         cfg = composed(entry, *overrides)
         node = OmegaConf.select(cfg, group.replace("/", "."))
         written = OmegaConf.load(CONF / group / f"{option}.yaml")
@@ -260,6 +264,7 @@ OPTION_KEYS = {
         "gradient_noise",
     ],
     "optimizee=conv": ["channels", "layers", "kernel", "hidden_units", "activation", "norm"],
+    "optimizee=neural_art": ["size", "style", "alpha", "beta", "gamma", "start"],
     "optimizee=quadratic": ["init_std", "distribution"],
     **{
         f"optimizee={name}": ["function", "dimension", "spread", "shift", "rotate"]

@@ -109,6 +109,18 @@ class Optimizee(nn.Module, ABC):
         """
 
 
+class VisibleOptimizee(Optimizee):
+    """An optimizee whose theta can be looked at: an evaluation draws a few of its problems."""
+
+    @abstractmethod
+    def pictures(self, theta: Tensor) -> Tensor:
+        """What theta (B, N) looks like: (B, 3, height, width) in [0, 1]."""
+
+    @abstractmethod
+    def references(self, problem: Problem) -> Mapping[str, Tensor]:
+        """What to look at beside it: name -> (B, 3, height, width) in [0, 1]."""
+
+
 def check_positive(**values: float) -> None:
     """Raise ValueError for the first value that is not above zero, by name."""
     for name, value in values.items():

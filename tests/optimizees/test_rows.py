@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from l2l_exp.optimizees.base import Problem
-from l2l_exp.optimizees.data import Images
+from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.rows import SPLITS, DrawnRows, SharedRows, rows_of
 from l2l_exp.optimizees.seeding import Seed
 

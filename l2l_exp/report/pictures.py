@@ -1,0 +1,75 @@
+"""The figure of what rules make of a few problems: pictures, rule by rule and step by step."""
+
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from l2l_exp.comparison import Gallery
+from l2l_exp.evaluation import Floats
+from l2l_exp.report.style import STYLE
+
+PICTURE, GAP, LINE, BLOCK, LABELS = 0.78, 0.05, 0.14, 0.15, 0.85
+"""Inches: side of a picture, between pictures, a line of text, between problems, names of rules."""
+COLUMN, ROW = PICTURE + GAP, PICTURE + LINE + GAP
+
+
+def pictures(gallery: Gallery) -> Figure:
+    """Draw a few test problems side by side: what they are made of above, every rule below.
+
+    Args:
+        gallery: as `comparison.gallery` makes it.
+
+    Returns:
+        A figure with a block of columns per problem, one column per step, and one row per rule;
+        below each picture stands its loss.
+    """
+    names, rules = list(gallery.references), list(gallery.rules)
+    steps, problems = list(gallery.rules[rules[0]]), len(gallery.references[names[0]])
+    block = max(len(steps), len(names)) * COLUMN + BLOCK
+    with mpl.rc_context(cast(Any, STYLE)):
+        sheet = _Sheet(LABELS + problems * block, (len(rules) + 1) * ROW + 2 * LINE)
+        for problem in range(problems):
+            left = LABELS + problem * block
+            for column, name in enumerate(names):
+                sheet.show(gallery.references[name][problem], left + column * COLUMN, LINE)
+                sheet.write(name, left + column * COLUMN + PICTURE / 2, LINE - 0.03, fontsize=7)
+            for row, rule in enumerate(rules, start=1):
+                for column, step in enumerate(steps):
+                    x, y = left + column * COLUMN, LINE + row * ROW
+                    sheet.show(gallery.rules[rule][step][problem], x, y)
+                    told = f"step {step}: {gallery.losses[rule][step][problem]:.3g}"
+                    sheet.write(told, x + PICTURE / 2, y + PICTURE + 0.11)
+        for row, rule in enumerate(rules, start=1):
+            middle = LINE + row * ROW + PICTURE / 2
+            sheet.write(rule, LABELS - 0.06, middle, fontsize=8, ha="right", va="center")
+        told = "Below each picture: step and loss. Baselines: at the rate tuned for the final loss."
+        sheet.write(told, LABELS, (len(rules) + 1) * ROW + 2 * LINE - 0.04, ha="left")
+    return sheet.figure
+
+
+class _Sheet:
+    """A figure whose places are inches from its upper left corner.
+
+    Args:
+        width: inches.
+        height: inches.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height))
+
+    def show(self, picture: Floats, left: float, top: float) -> None:
+        """Draw a picture (height, width, 3), its pixels as they are."""
+        low = self.height - top - PICTURE
+        axes = self.figure.add_axes(
+            (left / self.width, low / self.height, PICTURE / self.width, PICTURE / self.height)
+        )
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_axis_off()
+
+    def write(self, words: str, x: float, y: float, **settings: Any) -> None:
+        """Write text; x is its middle and y its base line, unless `settings` say otherwise."""
+        style: dict[str, Any] = {"fontsize": 6, "ha": "center"} | settings
+        self.figure.text(x / self.width, 1 - y / self.height, words, **style)
