@@ -155,10 +155,14 @@ def alone(folder: Path, wait: bool) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the folder of a run that never began, and the folders above that it leaves empty."""
+    """Remove the folder of a run that never began, and the date's and outputs' if that empties them.
+
+    The working directory and what lies outside it is the user's.
+    """
     (folder / LOCK).unlink(missing_ok=True)
+    here, above = Path.cwd(), folder.resolve().parents[:2]
     with suppress(OSError):  # not empty: it is not ours to remove
-        for path in (folder, *folder.parents[:2]):
+        for path in (folder, *(path for path in above if here in path.parents)):
             path.rmdir()
 
 

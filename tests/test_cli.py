@@ -533,6 +533,12 @@ def test_a_bad_input_is_one_line_and_leaves_nothing(name, command, workplace):
     assert list(workplace.iterdir()) == []
 
 
+@pytest.mark.parametrize("folder", ["run", "a/b/run"])
+def test_a_refused_command_leaves_the_working_directory_where_it_is(folder, workplace, command):
+    outcome = command("train", "experiment=smoke", "dtype=float8", f"hydra.run.dir={folder}")
+    assert outcome.code == 2 and workplace.is_dir() and list(workplace.iterdir()) == []
+
+
 @pytest.fixture
 def broken_checkpoint(only_run, request) -> Path:
     """A checkpoint folder, spoilt in one way."""
