@@ -155,7 +155,7 @@ def alone(folder: Path, wait: bool) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the folder of a run that never began, and the date's and outputs' if that empties them.
+    """Remove the folder of a run that never began, and the two above it if that empties them.
 
     The working directory and what lies outside it is the user's.
     """
