@@ -1,6 +1,6 @@
 """Measure what README and CHANGELOG say about speed: python -m benchmarks [part ...] [json path].
 
-Parts: window, step, memory, tuning, startup, training; all of them where none is named. What
+Parts: window, step, memory, tuning, art, startup, training; all of them where none is named. What
 counts is ratios: everything is measured side by side, in rounds that take turns.
 """
 
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import measure, memory, startup, step, training, tuning, window
+from benchmarks import art, measure, memory, startup, step, training, tuning, window
 from benchmarks.measure import Part, Result
 
 PARTS: Mapping[str, Part] = MappingProxyType(
@@ -23,6 +23,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "step": step.PART,
         "memory": memory.PART,
         "tuning": tuning.PART,
+        "art": art.PART,
         "startup": startup.PART,
         "training": training.PART,
     }

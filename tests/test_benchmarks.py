@@ -92,6 +92,7 @@ KEYS = {
     "step": {"nanoseconds_per_coordinate"},
     "memory": {"rows"},
     "tuning": {"optimizees"},
+    "art": {"rows"},
     "startup": {"seconds"},
     "training": {"estimators", "seeds", "cosine_of_subset_trained_rule"},
 }

@@ -28,8 +28,8 @@ def rules():
     """A learned rule, and two baselines whose rates are given."""
     return {
         "learned": CoordinatewiseLSTM(2, 1, readout_std=0.5).double(),
-        "sgd": Baseline(torch.optim.SGD, lr=3.0),
-        "adam": Baseline(torch.optim.Adam, lr=0.1),
+        "sgd": Baseline(torch.optim.SGD, lr=0.001),
+        "adam": Baseline(torch.optim.Adam, lr=0.002),
     }
 
 
@@ -80,8 +80,8 @@ def test_a_gallery_shows_the_first_problems_under_every_rule(shown, art):
 
 def test_a_baseline_is_shown_at_the_rate_tuned_for_the_final_loss(art):
     optimizee, rule = art(), Baseline(torch.optim.SGD)
-    (record,) = evaluate(optimizee, rule.with_rates([1.0]), range(5), TEST, 32)
-    tuned = Tuned({"average": 5.0, "final": 1.0}, {})
+    (record,) = evaluate(optimizee, rule.with_rates([0.001]), range(5), TEST, 32)
+    tuned = Tuned({"average": 0.005, "final": 0.001}, {})
     contender = Contender("sgd", {"final": record}, tuned, StepCost(0, 0, 0))
     seen = gallery(optimizee, {"sgd": rule}, [contender], PROTOCOL)
     np.testing.assert_allclose(seen.losses["sgd"][32], record.loss[-1][:3], rtol=1e-12)

@@ -17,20 +17,21 @@ from l2l_exp.optimizees.spec import ParamSpec
 STARTS = ("noise", "content")
 CALIBRATION = 8
 """Training contents over which the scales of the layers are taken."""
-MIDDLE, SPREAD = 0.5, 0.25
-"""pixel = MIDDLE + SPREAD * theta: about the mean and the spread of photographs, so that theta is
-of unit size. Pixels outside [0, 1] are allowed, and cut off only where they are looked at."""
+MIDDLE, CONTRAST = 0.5, 0.25
+"""About the mean and the standard deviation of a photograph's pixels."""
 
 
 class NeuralArt(VisibleOptimizee):
     """Loss = alpha * content + beta * style + gamma * roughness of one picture.
 
-    Theta is the picture itself. With feature maps F of theta, C of the content and S of the style
-    picture, and Gram matrices G(F) = F F^T / positions:
+    Theta is the picture itself: pixel = .5 + spread * theta. Pixels outside [0, 1] are allowed, and
+    cut off only where they are looked at. With feature maps F of theta, C of the content and S of
+    the style picture, and Gram matrices G(F) = F F^T / positions:
 
     - content: mean over the content layers of mean (F - C)^2 / E mean C^2,
     - style: mean over the style layers of |G(F) - G(S)|^2 / E |G(C)|^2 (Frobenius),
-    - roughness: mean squared difference of theta's vertical and of its horizontal neighbours.
+    - roughness: mean squared difference of vertical neighbours, plus that of horizontal ones, in
+      units of .25, the usual contrast.
 
     E is the mean over some training contents, a constant of each layer; so every term is of the
     order of one at the start, whatever the features and the size are. A problem is its content
@@ -46,8 +47,10 @@ class NeuralArt(VisibleOptimizee):
         alpha: >= 0, weight of the content.
         beta: >= 0, weight of the style; one weight at least is not zero.
         gamma: >= 0, weight of the roughness.
-        start: theta_0 is "noise", N(0, noise_std^2), or the "content" picture.
+        start: "noise", pixels N(.5, noise_std^2), or the "content" picture.
         noise_std: > 0.
+        spread: > 0. It sets the scale of theta and of gradients: with 16, steps of some 1/1000 in
+            theta matter, and gradients of single coordinates are about 1/100 and falling.
         smallest_crop: in (0, 1], least side of a crop over the shorter side of its picture.
         batching: of the gradients of several problems.
 
@@ -70,12 +73,13 @@ class NeuralArt(VisibleOptimizee):
         beta: float = 6.0,
         gamma: float = 0.3,
         start: str = "noise",
-        noise_std: float = 1.0,
+        noise_std: float = 0.25,
+        spread: float = 16.0,
         smallest_crop: float = 0.6,
         batching: Literal["vmap", "loop"] = "vmap",
     ) -> None:
         super().__init__()
-        check_positive(noise_std=noise_std)
+        check_positive(noise_std=noise_std, spread=spread)
         check_choice("start", start, STARTS)
         check_choice("batching", batching, ("vmap", "loop"))
         if size < max(2, features.smallest):
@@ -89,7 +93,7 @@ class NeuralArt(VisibleOptimizee):
         self.contents, self.features = contents, features
         self.size, self.start, self.noise_std = size, start, noise_std
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
-        self.smallest_crop = smallest_crop
+        self.spread, self.smallest_crop = spread, smallest_crop
         self.batching = batching
         self.spec = ParamSpec.of({"picture": ((3, size, size), "free")})
         self._calibrate()
@@ -125,9 +129,10 @@ class NeuralArt(VisibleOptimizee):
     def init(self, problems: Sequence[int], seed: Seed) -> Tensor:
         """Theta_0: noise, or the content picture; (B, N)."""
         if self.start == "content":
-            return ((self._crops(problems, seed) - MIDDLE) / SPREAD).flatten(1)
+            return ((self._crops(problems, seed) - MIDDLE) / self.spread).flatten(1)
         normal = [generator(seed, "init", k).standard_normal(self.spec.size) for k in problems]
-        return self.place(self.noise_std * torch.stack([torch.from_numpy(x) for x in normal]))
+        noise = torch.stack([torch.from_numpy(x) for x in normal])
+        return self.place(self.noise_std / self.spread * noise)
 
     def minibatch(self, problem: Problem, step: int) -> Data:
         """The whole problem, at every step."""
@@ -163,11 +168,12 @@ class NeuralArt(VisibleOptimizee):
 
     def _pixels(self, theta: Tensor) -> Tensor:
         """(..., N) -> (..., 3, size, size)."""
-        return MIDDLE + SPREAD * self.spec.unflatten(theta)["picture"]
+        return MIDDLE + self.spread * self.spec.unflatten(theta)["picture"]
 
     def _terms(self, theta: Tensor, data: Data) -> dict[str, Tensor]:
         """The three terms of one problem."""
-        maps = self.features(self._pixels(theta)[None])
+        pixels = self._pixels(theta)
+        maps = self.features(pixels[None])
         content = [
             (maps[layer][0] - data[layer]).square().mean() / self.get_buffer(f"{layer}_scale")
             for layer in self.features.content
@@ -180,7 +186,7 @@ class NeuralArt(VisibleOptimizee):
         return {
             "content_loss": torch.stack(content).mean(),
             "style_loss": torch.stack(style).mean(),
-            "roughness": roughness(self.spec.unflatten(theta)["picture"]),
+            "roughness": roughness(pixels / CONTRAST),
         }
 
     def _crops(self, problems: Sequence[int], seed: Seed) -> Tensor:

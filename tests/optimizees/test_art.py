@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from l2l_exp.optimizees.art import MIDDLE, SPREAD, NeuralArt, gram, roughness
+from l2l_exp.optimizees.art import NeuralArt, gram, roughness
 from l2l_exp.optimizees.contents import centre
 from l2l_exp.optimizees.features import RandomFeatures
 from l2l_exp.optimizees.pictures import bundled
@@ -23,7 +23,7 @@ def numbers(*shape):
 
 def theta_of(pixels):
     """The theta that shows these pixels (B, 3, size, size)."""
-    return ((pixels.double() - MIDDLE) / SPREAD).flatten(1)
+    return ((pixels.double() - 0.5) / 16).flatten(1)
 
 
 # ------------------------------------------------------------------ terms
@@ -72,7 +72,7 @@ def test_the_loss_is_the_weighted_sum_of_terms_by_hand(art):
     wanted = network(centre(bundled("retina"), 12).double()[None])
     got = optimizee.metrics(theta, problem)
     for k in range(len(PROBLEMS)):
-        picture = theta[k].view(3, 12, 12)
+        picture = 64 * theta[k].view(3, 12, 12)  # in units of .25
         maps, content = network((0.5 + 0.25 * picture)[None]), network(crops[k][None])
         square = torch.stack([(m["conv2_1"] ** 2).mean() for m in training]).mean()
         content_loss = ((maps["conv2_1"] - content["conv2_1"]) ** 2).mean() / square
@@ -122,8 +122,8 @@ def test_where_content_and_style_are_the_same_flat_picture_the_loss_is_zero(tmp_
     optimizee = NeuralArt(flat, features, str(tmp_path / "flat.png"), 8, start="content").double()
     problem, theta = optimizee.sample(PROBLEMS, TEST), optimizee.init(PROBLEMS, TEST)
     loss, grad = differentiate(optimizee, theta, problem.data)
-    assert loss.abs().max() < 1e-10 and grad.abs().max() < 1e-6
-    assert optimizee.metrics(theta + 0.1 * numbers(2, 192), problem)["train_loss"].min() > 1e-3
+    assert loss.abs().max() < 1e-10 and grad.abs().max() < 1e-4  # single precision
+    assert optimizee.metrics(theta + 0.01 * numbers(2, 192), problem)["train_loss"].min() > 1e-3
 
 
 @pytest.mark.parametrize("style", ["retina", "brick", "hubble_deep_field"])
@@ -140,7 +140,7 @@ def test_every_term_is_of_the_order_of_one_at_the_start(art, style, size):
 
 
 def test_a_problem_starts_from_noise_of_its_size_or_from_its_content(art):
-    noise = art(noise_std=2.0, size=32).init(range(4), TEST)
+    noise = art(noise_std=0.4, spread=0.2, size=32).init(range(4), TEST)
     assert noise.std().item() == pytest.approx(2, rel=0.02) and abs(noise.mean().item()) < 0.05
     optimizee = art(start="content")
     start = optimizee.pictures(optimizee.init(PROBLEMS, TEST))
@@ -169,7 +169,7 @@ def test_splits_see_different_pictures(art):
 
 def test_pictures_lie_between_black_and_white_and_move_with_theta(art):
     optimizee = art()
-    theta = torch.tensor([-9.0, -1.0, 0.0, 2.0, 9.0]).double().view(5, 1).expand(5, 192)
+    theta = torch.tensor([-9.0, -1.0, 0.0, 2.0, 9.0]).double().div(64).view(5, 1).expand(5, 192)
     pictures = optimizee.pictures(theta)
     assert pictures.shape == (5, 3, 8, 8)
     assert pictures[:, 0, 0, 0].tolist() == [0.0, 0.25, 0.5, 1.0, 1.0]
@@ -190,7 +190,7 @@ def test_vgg_of_random_weights_makes_a_problem_whose_loss_falls(network, photogr
     optimizee = NeuralArt(photographs_, vgg, "retina", size=16)
     problem, theta = optimizee.sample(PROBLEMS, TEST), optimizee.init(PROBLEMS, TEST)
     loss, grad = differentiate(optimizee, theta, problem.data)
-    after, _ = differentiate(optimizee, theta - 3 * grad / grad.norm(dim=1, keepdim=True),
+    after, _ = differentiate(optimizee, theta - 0.05 * grad / grad.norm(dim=1, keepdim=True),
                              problem.data)  # fmt: skip
     assert (after < loss).all() and (loss < 30).all()
 
@@ -216,6 +216,7 @@ def test_vgg_goes_through_the_whole_path_at_its_own_layers(network, photographs_
         ({"alpha": 0, "beta": 0, "gamma": 0}, "and one of them > 0"),
         ({"start": "grey"}, "start='grey' must be one of noise, content"),
         ({"noise_std": 0.0}, "noise_std=0.0 must be > 0"),
+        ({"spread": -1.0}, "spread=-1.0 must be > 0"),
         ({"smallest_crop": 1.5}, r"smallest_crop=1.5 must be in \(0, 1\]"),
         ({"batching": "both"}, "batching='both' must be one of vmap, loop"),
     ],
