@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -18,6 +19,19 @@ from l2l_exp.optimizees.spec import ParamSpec
 
 METRIC_CELLS = 8_000_000
 """Activations of one layer held at once while metrics walk through problems and images."""
+
+
+class Shared(TypedDict, total=False):
+    """The arguments that every network hands on to `ImageClassification`."""
+
+    init: str
+    init_std: float
+    init_gain: float
+    batch_size: int
+    label_noise: float
+    gradient_noise: float
+    split_seed: int
+    held_out_fraction: float
 
 
 class ImageClassification(Optimizee):
@@ -57,14 +71,14 @@ class ImageClassification(Optimizee):
         spec: ParamSpec,
         cells: int,
         *,
-        init: str,
-        init_std: float,
-        init_gain: float,
-        batch_size: int,
-        label_noise: float,
-        gradient_noise: float,
-        split_seed: int,
-        held_out_fraction: float,
+        init: str = "gaussian",
+        init_std: float = 0.01,
+        init_gain: float = 1.0,
+        batch_size: int = 128,
+        label_noise: float = 0.0,
+        gradient_noise: float = 0.0,
+        split_seed: int = 0,
+        held_out_fraction: float = 0.25,
     ) -> None:
         super().__init__()
         check_positive(init_std=init_std, init_gain=init_gain, batch_size=batch_size)

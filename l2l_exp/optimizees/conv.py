@@ -1,12 +1,15 @@
 """Image classification by a small convolutional network."""
 
+from collections.abc import Sequence
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from l2l_exp.optimizees.activations import ACTIVATIONS
 from l2l_exp.optimizees.base import Batching, check_choice, check_positive
-from l2l_exp.optimizees.classification import ImageClassification
+from l2l_exp.optimizees.classification import ImageClassification, Shared
 from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.spec import Kind, ParamSpec
 
@@ -29,8 +32,7 @@ class ConvNet(ImageClassification):
         norm: one of `NORMS` (paper: batch).
         groups: >= 1, of norm "group"; divides `channels` and `hidden_units`.
         batching: "loop" or "vmap", how problems are batched; on a CPU the loop is faster.
-        init, init_std, init_gain, batch_size, label_noise, gradient_noise, split_seed,
-        held_out_fraction: as for `ImageClassification`.
+        shared: init, batch_size, noise and split, as for `ImageClassification`.
 
     Raises:
         ValueError: for a value outside these ranges, or images too small for the stages.
@@ -49,14 +51,7 @@ class ConvNet(ImageClassification):
         norm: str = "batch",
         groups: int = 4,
         batching: Batching = "loop",
-        init: str = "gaussian",
-        init_std: float = 0.01,
-        init_gain: float = 1.0,
-        batch_size: int = 128,
-        label_noise: float = 0.0,
-        gradient_noise: float = 0.0,
-        split_seed: int = 0,
-        held_out_fraction: float = 0.25,
+        **shared: Unpack[Shared],
     ) -> None:
         check_positive(channels=channels, layers=layers, hidden_units=hidden_units, groups=groups)
         check_choice("activation", activation, tuple(ACTIVATIONS))
@@ -74,32 +69,14 @@ class ConvNet(ImageClassification):
                 f"layers={layers} halve images of {height}x{width} to nothing: "
                 f"layers must be at most {min(height, width).bit_length() - 1}"
             )
-        shapes: dict[str, tuple[tuple[int, ...], Kind]] = {}
-        for layer in range(layers):
-            before = channels if layer else inputs
-            shapes[f"conv{layer}.weight"] = ((channels, before, kernel, kernel), "conv")
-            shapes[f"conv{layer}.bias"] = ((channels,), "bias")
-            if norm != "none":
-                shapes[f"norm{layer}.shift"] = ((channels,), "norm")
         features = channels * (height >> layers) * (width >> layers)
-        shapes["fc0.weight"] = ((features, hidden_units), "fc")
-        shapes["fc0.bias"] = ((hidden_units,), "bias")
-        if norm != "none":
-            shapes[f"norm{layers}.shift"] = ((hidden_units,), "norm")
-        shapes["fc1.weight"] = ((hidden_units, images.class_count), "fc")
-        shapes["fc1.bias"] = ((images.class_count,), "bias")
+        stages = [(inputs, channels)] + [(channels, channels)] * (layers - 1)
+        dense = [(features, hidden_units), (hidden_units, images.class_count)]
         super().__init__(
             images,
-            ParamSpec.of(shapes),
+            _layout(stages, kernel, dense, norms=norm != "none"),
             cells=channels * height * width,
-            init=init,
-            init_std=init_std,
-            init_gain=init_gain,
-            batch_size=batch_size,
-            label_noise=label_noise,
-            gradient_noise=gradient_noise,
-            split_seed=split_seed,
-            held_out_fraction=held_out_fraction,
+            **shared,
         )
         self.layers = layers
         self.kernel = kernel
@@ -128,3 +105,25 @@ class ConvNet(ImageClassification):
         elif shift is not None:  # torch cannot differentiate group_norm(bias=) without a weight
             x = F.group_norm(x, self.groups) + shift.unflatten(0, (-1, *[1] * (x.dim() - 2)))
         return self.activation(x)
+
+
+def _layout(
+    stages: Sequence[tuple[int, int]],
+    kernel: int,
+    dense: Sequence[tuple[int, int]],
+    *,
+    norms: bool,
+) -> ParamSpec:
+    """Weights and biases of every layer by (inputs, outputs), with shifts for all but the last."""
+    shapes: dict[str, tuple[tuple[int, ...], Kind]] = {}
+    for layer, (inputs, outputs) in enumerate(stages):
+        shapes[f"conv{layer}.weight"] = ((outputs, inputs, kernel, kernel), "conv")
+        shapes[f"conv{layer}.bias"] = ((outputs,), "bias")
+        if norms:
+            shapes[f"norm{layer}.shift"] = ((outputs,), "norm")
+    for layer, (inputs, outputs) in enumerate(dense):
+        shapes[f"fc{layer}.weight"] = ((inputs, outputs), "fc")
+        shapes[f"fc{layer}.bias"] = ((outputs,), "bias")
+        if norms and layer < len(dense) - 1:
+            shapes[f"norm{len(stages) + layer}.shift"] = ((outputs,), "norm")
+    return ParamSpec.of(shapes)

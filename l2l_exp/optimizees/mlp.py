@@ -1,10 +1,12 @@
 """Image classification by a multilayer perceptron."""
 
+from typing import Unpack
+
 from torch import Tensor
 
 from l2l_exp.optimizees.activations import ACTIVATIONS
 from l2l_exp.optimizees.base import check_choice, check_positive
-from l2l_exp.optimizees.classification import ImageClassification
+from l2l_exp.optimizees.classification import ImageClassification, Shared
 from l2l_exp.optimizees.images import Images
 from l2l_exp.optimizees.spec import Kind, ParamSpec
 
@@ -17,8 +19,7 @@ class ImageMLP(ImageClassification):
         hidden_units: >= 1, units of each hidden layer (paper: 20).
         layers: >= 1, hidden layers (paper: 1).
         activation: of the hidden layers, one of `ACTIVATIONS` (paper: sigmoid).
-        init, init_std, init_gain, batch_size, label_noise, gradient_noise, split_seed,
-        held_out_fraction: as for `ImageClassification`.
+        shared: init, batch_size, noise and split, as for `ImageClassification`.
 
     Raises:
         ValueError: for a value outside these ranges.
@@ -32,14 +33,7 @@ class ImageMLP(ImageClassification):
         hidden_units: int = 20,
         layers: int = 1,
         activation: str = "sigmoid",
-        init: str = "gaussian",
-        init_std: float = 0.01,
-        init_gain: float = 1.0,
-        batch_size: int = 128,
-        label_noise: float = 0.0,
-        gradient_noise: float = 0.0,
-        split_seed: int = 0,
-        held_out_fraction: float = 0.25,
+        **shared: Unpack[Shared],
     ) -> None:
         check_positive(hidden_units=hidden_units, layers=layers)
         check_choice("activation", activation, tuple(ACTIVATIONS))
@@ -52,14 +46,7 @@ class ImageMLP(ImageClassification):
             images,
             ParamSpec.of(shapes),
             cells=max(sizes[1:]),
-            init=init,
-            init_std=init_std,
-            init_gain=init_gain,
-            batch_size=batch_size,
-            label_noise=label_noise,
-            gradient_noise=gradient_noise,
-            split_seed=split_seed,
-            held_out_fraction=held_out_fraction,
+            **shared,
         )
         self.layers = layers
         self.activation = ACTIVATIONS[activation]
