@@ -125,7 +125,8 @@ class Console:
                 )
         if not self._brief:
             self._say(
-                f"brackets: {summary['interval']}, n = {summary['n_problems']}, none below 30"
+                f"brackets: {summary['interval']}, n = {summary['n_problems']} "
+                f"(medians have one from n = 6 on, means from 30)"
             )
 
     def _say(self, text: str) -> None:

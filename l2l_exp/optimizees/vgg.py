@@ -100,7 +100,8 @@ def _weights_file(network: str, weights: str, *, download: bool) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}, the weights of {network}, is not there{reason}: put torchvision's {name} "
-            f"there (curl --create-dirs -o {path} {url}), or say weights=default download=true"
+            f"there (curl -fL --create-dirs -o {path} {url}), or run with network access, "
+            f"optimizee.features.weights=default and optimizee.features.download=true"
         )
     found = HASH_IN_NAME.search(path.name)
     if found is not None:
