@@ -78,7 +78,7 @@ def test_missing_weights_are_named_with_their_file_their_address_and_their_folde
         VGG("vgg16")
     told, url = str(error.value), "https://download.pytorch.org/models/vgg16-397923af.pth"
     path = hub / "vgg16-397923af.pth"
-    assert f"curl --create-dirs -o {path} {url}" in told and "\n" not in told
+    assert f"curl -fL --create-dirs -o {path} {url}" in told and "\n" not in told
     with pytest.raises(FileNotFoundError, match=r"mine\.pth, the weights of vgg19, is not there"):
         VGG("vgg19", weights="mine.pth")
 
