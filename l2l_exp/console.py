@@ -17,6 +17,7 @@ from l2l_exp.evaluation import CRITERIA
 from l2l_exp.meta.train import Plan, Progress
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
+from l2l_exp.report.summary import subject
 
 LINE_SECONDS = 10.0
 """On what is not a terminal a line of progress appears at most this often."""
@@ -112,7 +113,7 @@ class Console:
         """Print the comparison as a table."""
         if not self._brief:
             self._say(
-                f"{summary['optimizee']}, {summary['horizon']} steps: median loss over "
+                f"{subject(summary)}, {summary['horizon']} steps: median loss over "
                 f"{summary['n_problems']} fresh problems"
             )
             self._out.print(_table(summary))

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from l2l_exp.report.style import CRITERION_LABELS, LEARNED_COLOR, STYLE, plain_log_ticks
+from l2l_exp.report.summary import subject
 
 BAND_ALPHA = 0.15
 DECADES = 16
@@ -55,7 +56,7 @@ def _title(summary: Mapping[str, Any]) -> str:
     }
     failures = ", ".join(f"{name} {count}" for name, count in failed.items() if count)
     title = (
-        f"{summary['optimizee']}: n = {summary['n_problems']} fresh test problems, meta-seed "
+        f"{subject(summary)}: n = {summary['n_problems']} fresh test problems, meta-seed "
         f"{summary['seed']}, baselines tuned on validation problems"
     )
     return f"{title}\nnot ok: {failures}" if failures else title

@@ -62,6 +62,12 @@ def summarize(
     }
 
 
+def subject(summary: Mapping[str, Any]) -> str:
+    """What was optimized, for titles: "quadratic", or "mlp on digits"."""
+    data = summary.get("data")
+    return f"{summary['optimizee']} on {data}" if data else str(summary["optimizee"])
+
+
 def contender(one: Contender) -> dict[str, Any]:
     """What one rule reached, and what its step costs."""
     summary: dict[str, Any] = {name: _spread(one, name) for name in CRITERIA}
