@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_while_it_looks_at_its_pictures_goes_on_there(
         ("optimizee.contents.source=nowhere", "source=nowhere must be 'photographs'"),
         ("optimizee.features.content=[conv9_1]", "content layer='conv9_1' must be one of"),
         ("optimizee.start=grey", "start='grey' must be one of noise, content"),
-        ("optimizee/features=vgg19", "curl --create-dirs -o"),
+        ("optimizee/features=vgg19", "curl -fL --create-dirs -o"),
     ],
 )
 def test_what_cannot_be_is_one_line(override, told, command, workplace, monkeypatch):
