@@ -1,0 +1,125 @@
+"""A memory that holds an approximate inverse Hessian: dense, or the last low-rank writes."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+CURVATURE = 1e-10
+"""A two-loop read leaves out pairs whose left.right is not above this times |left| |right|."""
+
+Read = Literal["product", "two_loop"]
+
+
+class Memory(NamedTuple):
+    """M = dense + sum of left right^T over all pairs, one per problem.
+
+    `recent` holds the writes that a graph leads to, one entry per write: there the base is what it
+    was when the graph began, so that a window of K writes of W pairs keeps O(N W K) numbers and
+    never K matrices. As soon as no graph leads to them they are moved into the base.
+    """
+
+    dense: Tensor  # (B, N, N); (B, 0, 0) where the history is bounded
+    left: Tensor  # (P, B, N), oldest first, zeros where nothing was written yet; P = 0 if dense
+    right: Tensor  # (P, B, N)
+    recent_left: tuple[Tensor, ...]  # (W, B, N) each, oldest first
+    recent_right: tuple[Tensor, ...]
+
+    def take(self, index: Tensor) -> "Memory":
+        """Restrict to some problems (n,)."""
+        left, right = self.left.index_select(1, index), self.right.index_select(1, index)
+        recent = [tuple(x.index_select(1, index) for x in part) for part in self[3:]]
+        return Memory(self.dense.index_select(0, index), left, right, recent[0], recent[1])
+
+
+def empty(theta: Tensor, history: int | None) -> Memory:
+    """Nothing written: dense where `history` is None, else of the last `history` pairs."""
+    problems, size = theta.shape
+    side = 0 if history is not None else size
+    pairs = theta.new_zeros(history or 0, problems, size)
+    return Memory(theta.new_zeros(problems, side, side), pairs, pairs, (), ())
+
+
+def write(memory: Memory, left: Tensor, right: Tensor) -> Memory:
+    """M + sum over pairs of left right^T: (W, B, N) each."""
+    memory = settle(memory)
+    recent = (*memory.recent_left, left), (*memory.recent_right, right)
+    written = memory._replace(recent_left=recent[0], recent_right=recent[1])
+    return written if torch.is_grad_enabled() else settle(written)
+
+
+def settle(memory: Memory) -> Memory:
+    """Move the writes that no graph leads to into the base; the memory stays what it is."""
+    count = 0
+    while count < len(memory.recent_left) and not (
+        memory.recent_left[count].requires_grad or memory.recent_right[count].requires_grad
+    ):
+        count += 1
+    if not count:
+        return memory
+    left, right = (torch.cat(part[:count]) for part in memory[3:])
+    rest_left, rest_right = memory.recent_left[count:], memory.recent_right[count:]
+    pairs = memory.left.shape[0]
+    if pairs:
+        left, right = torch.cat([memory.left, left]), torch.cat([memory.right, right])
+        return Memory(memory.dense, left[-pairs:], right[-pairs:], rest_left, rest_right)
+    dense = torch.baddbmm(memory.dense, left.permute(1, 2, 0), right.transpose(0, 1))
+    return Memory(dense, memory.left, memory.right, rest_left, rest_right)
+
+
+def read(memory: Memory, vectors: Tensor) -> Tensor:
+    """M r for every vector: (R, B, N) -> (R, B, N)."""
+    found = torch.zeros_like(vectors)
+    if memory.dense.shape[-1]:
+        found = torch.bmm(memory.dense, vectors.permute(1, 2, 0)).permute(2, 0, 1)
+    for left, right in _chunks(memory):
+        weights = torch.einsum("pbn,rbn->rpb", right, vectors)
+        found = found + torch.einsum("rpb,pbn->rbn", weights, left)
+    return found
+
+
+def read_two_loops(memory: Memory, vectors: Tensor, initial: Tensor) -> Tensor:
+    """What L-BFGS's two loops make of vectors (R, B, N), with left as s and right as y.
+
+    Pairs that lack positive curvature, such as places not written yet, are left out.
+
+    Args:
+        memory: of a bounded history.
+        vectors: (R, B, N).
+        initial: the initial inverse Hessian is `initial` * I, broadcast against `vectors`.
+
+    Source: D. C. Liu, J. Nocedal, Mathematical Programming 45 (1989), 503-528.
+    """
+    chunks = _chunks(memory)
+    pairs = [pair for chunk in chunks for pair in zip(*chunk, strict=True)]
+    found, weights = vectors, []
+    scaled = [(s, y, _inverse_curvature(s, y)) for s, y in pairs]
+    for s, y, rho in reversed(scaled):
+        weight = rho * (s * found).sum(-1, keepdim=True)
+        found = found - weight * y
+        weights.append(weight)
+    found = initial * found
+    for (s, y, rho), weight in zip(scaled, reversed(weights), strict=True):
+        found = found + (weight - rho * (y * found).sum(-1, keepdim=True)) * s
+    return found
+
+
+def _chunks(memory: Memory) -> list[tuple[Tensor, Tensor]]:
+    """Left and right vectors in pieces, oldest first, without those that a full memory dropped."""
+    recent = list(zip(memory.recent_left, memory.recent_right, strict=True))
+    pairs = memory.left.shape[0]
+    if not pairs:
+        return recent
+    chunks, room = [], pairs
+    for left, right in [*reversed(recent), (memory.left, memory.right)]:
+        if room:
+            chunks.append((left[-room:], right[-room:]))
+            room -= chunks[-1][0].shape[0]
+    return chunks[::-1]
+
+
+def _inverse_curvature(s: Tensor, y: Tensor) -> Tensor:
+    """1 / (s.y), (B, 1), and zero where that is not positive enough."""
+    curvature = (s * y).sum(-1, keepdim=True)
+    good = curvature > CURVATURE * s.norm(dim=-1, keepdim=True) * y.norm(dim=-1, keepdim=True)
+    return torch.where(good, 1 / torch.where(good, curvature, 1.0), 0.0)

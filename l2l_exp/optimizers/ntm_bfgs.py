@@ -1,0 +1,283 @@
+"""NTM-BFGS: a controller that reads and writes an approximate inverse Hessian."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizers import memory
+from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, map_state
+from l2l_exp.optimizers.encoding import Encoding, LogSign
+from l2l_exp.optimizers.gac import AveragingLSTM
+from l2l_exp.optimizers.lstm import LSTMState
+from l2l_exp.optimizers.memory import Memory, Read
+
+
+class Heads(NamedTuple):
+    """What a controller emits for every coordinate."""
+
+    update: Tensor  # (B, N)
+    query: Tensor  # (R, B, N) read vectors, for the next step; R = 0 if it reads in the same step
+    left: Tensor  # (W, B, N)
+    right: Tensor  # (W, B, N)
+
+
+class Controller(nn.Module, ABC):
+    """What drives the memory: coordinates share its weights and meet in means and in the memory.
+
+    Attributes:
+        read_delay: 0, what `query` asks is answered in the same step; 1, what the heads ask is
+            answered in the next one (paper).
+        read_heads: R >= 1.
+    """
+
+    read_delay: int
+    read_heads: int
+
+    @abstractmethod
+    def init_state(self, theta: Tensor) -> State:
+        """The state before the first step: theta (B, N)."""
+
+    def rescaled(self, seen: Observation, state: State, multiple: Tensor) -> Tensor:
+        """The multiple of I in the memory (B, 1), asked before it is read: it stays what it is."""
+        return multiple
+
+    def note(self, seen: Observation, state: State) -> tuple[Tensor, Tensor] | None:
+        """Left and right vectors (W, B, N) to be written before anything is read, if any."""
+        return None
+
+    @abstractmethod
+    def query(self, seen: Observation, state: State) -> Tensor:
+        """Read vectors (R, B, N) of this step; asked only if `read_delay` is 0."""
+
+    @abstractmethod
+    def forward(self, seen: Observation, answers: Tensor, state: State) -> tuple[Heads, State]:
+        """Emit the heads.
+
+        Args:
+            seen: what a rule sees.
+            answers: (R, B, N) the memory times the read vectors.
+            state: its own.
+        """
+
+    def take(self, state: State, index: Tensor) -> State:
+        """Restrict a state to some problems (n,): the last axes but one of its tensors."""
+        return map_state(lambda x: x.index_select(-2, index), state)
+
+
+class NTMState(NamedTuple):
+    """State of the controller, its memory, and what was asked for."""
+
+    controller: State
+    memory: Memory
+    multiple: Tensor  # (B, 1) the memory is this times I, plus what was written
+    answers: Tensor  # (R, B, N) read at the step before; (0, B, N) if read_delay = 0
+
+
+class NTMBFGS(LearnedOptimizer):
+    """A controller with an external memory: M_{t+1} = M_t + sum over write heads of left right^T.
+
+    Args:
+        controller: emits update, read vectors and writes.
+        initial_memory: >= 0, M_0 is this multiple of I.
+        learn_initial_memory: whether that multiple, > 0, is a meta-parameter.
+        history: None for a dense memory, O(N^2) per problem; or the number of pairs, >= 1, that
+            are kept, O(N history): NTM-L-BFGS.
+        read: "product", M r; or, with a bounded history, "two_loop": L-BFGS's two loops over the
+            pairs, left as s and right as y.
+        max_coordinates: a dense memory refuses more than so many.
+        output_scale: >= 0, constant factor on the update.
+
+    Raises:
+        ValueError: for a value outside these ranges.
+
+    Source: arXiv:1606.04474, appendix D. Not stated there: M_0 and any scaling of the heads.
+    """
+
+    coupling = "problem"
+
+    def __init__(
+        self,
+        controller: Controller,
+        initial_memory: float = 0.0,
+        learn_initial_memory: bool = False,
+        history: int | None = None,
+        read: Read = "product",
+        max_coordinates: int = 512,
+        output_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not initial_memory >= 0 or (learn_initial_memory and not initial_memory):
+            least = "> 0 to be learned" if learn_initial_memory else ">= 0"
+            raise ValueError(f"initial_memory={initial_memory} must be {least}")
+        if history is not None and history < 1:
+            raise ValueError(f"history={history} must be >= 1, or null for a dense memory")
+        if read not in ("product", "two_loop"):
+            raise ValueError(f"read={read!r} must be one of product, two_loop")
+        if read == "two_loop" and history is None:
+            raise ValueError("read='two_loop' needs a bounded history, got history=null")
+        if not output_scale >= 0:
+            raise ValueError(f"output_scale={output_scale} must be >= 0")
+        self.controller = controller
+        self.initial_memory: float | nn.Parameter = initial_memory
+        if learn_initial_memory:  # the inverse of softplus
+            self.initial_memory = nn.Parameter(torch.tensor(initial_memory).expm1().log())
+        self.history = history
+        self.read_form = read
+        self.max_coordinates = max_coordinates
+        self.output_scale = output_scale
+
+    def init_state(self, theta: Tensor, spec: ParamSpec) -> NTMState:
+        """Nothing written.
+
+        Raises:
+            ValueError: if the memory is dense and theta (B, N) has more than `max_coordinates`.
+        """
+        problems, size = theta.shape
+        if self.history is None and size > self.max_coordinates:
+            raise ValueError(
+                f"a dense memory of {size} x {size} per problem: max_coordinates="
+                f"{self.max_coordinates}. Use optimizer=ntm_lbfgs, or raise max_coordinates"
+            )
+        asked = self.controller.read_heads if self.controller.read_delay else 0
+        return NTMState(
+            self.controller.init_state(theta),
+            memory.empty(theta, self.history),
+            torch.zeros_like(theta[:, :1]),
+            theta.new_zeros(asked, problems, size),
+        )
+
+    def step(self, seen: Observation, state: NTMState) -> tuple[Tensor, NTMState]:
+        """Read, advance the controller, write: the update (B, N)."""
+        stored = memory.settle(state.memory)
+        multiple = state.multiple if seen.step else self._initial(state.multiple)
+        multiple = self.controller.rescaled(seen, state.controller, multiple)
+        noted = self.controller.note(seen, state.controller)
+        if noted is not None:
+            stored = memory.write(stored, *noted)
+        answers = state.answers
+        if not self.controller.read_delay:
+            query = self.controller.query(seen, state.controller)
+            answers = self._read(stored, multiple, query)
+        heads, after = self.controller(seen, answers, state.controller)
+        if self.controller.read_delay:
+            answers = self._read(stored, multiple, heads.query)
+        written = memory.write(stored, heads.left, heads.right) if len(heads.left) else stored
+        kept = answers if self.controller.read_delay else state.answers
+        return self.output_scale * heads.update, NTMState(after, written, multiple, kept)
+
+    def _initial(self, like: Tensor) -> Tensor:
+        """The multiple of I that M_0 is: (B, 1)."""
+        initial = self.initial_memory
+        return torch.zeros_like(like) + (
+            softplus(initial) if isinstance(initial, Tensor) else initial
+        )
+
+    def _read(self, stored: Memory, multiple: Tensor, vectors: Tensor) -> Tensor:
+        """The memory, the multiple of I included, times every vector (R, B, N)."""
+        if self.read_form == "two_loop":
+            return memory.read_two_loops(stored, vectors, multiple)
+        return multiple * vectors + memory.read(stored, vectors)
+
+    def take(self, state: Any, index: Tensor) -> NTMState:
+        """Restrict to some problems (n,)."""
+        return NTMState(
+            self.controller.take(state.controller, index),
+            state.memory.take(index),
+            state.multiple.index_select(0, index),
+            state.answers.index_select(1, index),
+        )
+
+
+class EncodedController(Controller):
+    """The paper's: an LSTM with global averaging cells on encodings of the gradient and the reads.
+
+    Every head is a linear readout of the LSTM's output. Read vectors of the same step
+    (`read_delay` 0) are a readout of the output before, plus a learned multiple of the gradient,
+    without which a textbook read could not be expressed.
+
+    Args:
+        read_heads: R >= 1 (paper: 1 is enough to simulate BFGS).
+        write_heads: W >= 1 (paper: 3).
+        read_delay: 1, what is read is seen at the next step (paper); 0, at the same.
+        hidden_units, layers, global_cells, forget_bias: of the LSTM (paper: 2 global cells).
+        encoding: of the gradient and of what is read; log-and-sign with p = 10 if not given.
+        readout_std: > 0, the heads' weights start as N(0, readout_std^2), their biases as 0.
+        write_scale: > 0, constant factor on both vectors of a write.
+        seed: of the initial meta-parameters.
+
+    Raises:
+        ValueError: for a value outside these ranges.
+
+    Source: arXiv:1606.04474, appendix D.
+    """
+
+    def __init__(
+        self,
+        read_heads: int = 1,
+        write_heads: int = 3,
+        read_delay: int = 1,
+        hidden_units: int = 20,
+        layers: int = 2,
+        global_cells: int = 2,
+        encoding: Encoding | None = None,
+        forget_bias: float = 1.0,
+        readout_std: float = 0.01,
+        write_scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_heads(read_heads, write_heads, read_delay)
+        for name, value in (("readout_std", readout_std), ("write_scale", write_scale)):
+            if not value > 0:
+                raise ValueError(f"{name}={value} must be > 0")
+        self.read_heads, self.write_heads = read_heads, write_heads
+        self.read_delay, self.write_scale = read_delay, write_scale
+        rng = torch.Generator().manual_seed(seed)
+        self.encoding = encoding if encoding is not None else LogSign()
+        self.lstm = AveragingLSTM(
+            (1 + read_heads) * self.encoding.size, hidden_units, layers, global_cells, "problem",
+            forget_bias=forget_bias, rng=rng,
+        )  # fmt: skip
+        heads = 1 + read_heads + 2 * write_heads
+        self.readout = nn.Parameter(readout_std * torch.randn(heads, hidden_units, generator=rng))
+        self.readout_bias = nn.Parameter(torch.zeros(heads, 1))
+        if not read_delay:
+            self.gradient_query = nn.Parameter(torch.ones(read_heads, 1, 1))
+
+    def init_state(self, theta: Tensor) -> LSTMState:
+        """Zeros, (H, B, N) per layer."""
+        return self.lstm.init_state(theta)
+
+    def query(self, seen: Observation, state: LSTMState) -> Tensor:
+        """Read vectors (R, B, N) from the output before and the gradient."""
+        return self._heads(state.h[-1])[1 : 1 + self.read_heads] + self.gradient_query * seen.grad
+
+    def forward(
+        self, seen: Observation, answers: Tensor, state: LSTMState
+    ) -> tuple[Heads, LSTMState]:
+        """Advance the LSTM and read the heads out."""
+        inputs = torch.cat([seen.grad.unsqueeze(0), answers])
+        features = [self.encoding(x.flatten()).view(-1, *x.shape) for x in inputs]
+        signal, after = self.lstm(torch.cat(features), state, seen.spec)
+        heads, reads, writes = self._heads(signal), self.read_heads, self.write_heads
+        vectors = self.write_scale * heads[1 + reads :]
+        asked = heads[1 : 1 + reads] if self.read_delay else heads[:0]
+        return Heads(heads[0], asked, vectors[:writes], vectors[writes:]), after
+
+    def _heads(self, signal: Tensor) -> Tensor:
+        """All heads (1 + R + 2W, B, N) of an output (H, B, N)."""
+        flat = torch.addmm(self.readout_bias, self.readout, signal.flatten(1))
+        return flat.view(-1, *signal.shape[1:])
+
+
+def check_heads(read_heads: int, write_heads: int, read_delay: int) -> None:
+    """Raise ValueError for numbers that make no sense."""
+    for name, value in (("read_heads", read_heads), ("write_heads", write_heads)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be >= 1")
+    if read_delay not in (0, 1):
+        raise ValueError(f"read_delay={read_delay} must be 0 or 1")
