@@ -34,9 +34,13 @@ from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizees.spectrum import Spectrum
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.by_hand import BFGSByHand
 from l2l_exp.optimizers.encoding import Identity, LogSign
+from l2l_exp.optimizers.gac import GAC
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.normalised import NormalisedController, SecantController
+from l2l_exp.optimizers.ntm_bfgs import NTMBFGS, EncodedController
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
@@ -142,6 +146,33 @@ LEARNED: dict[str, Callable[[], LearnedOptimizer]] = {
     "lstm_identity_two_layers": lambda: CoordinatewiseLSTM(2, 2, Identity(0.5), readout_std=0.5),
 }
 
+TINY: dict[str, int | float] = {"hidden_units": 3, "layers": 1, "global_cells": 1}
+
+LEARNED |= {
+    "gac": lambda: GAC(3, 1, 1, readout_std=0.5),
+    "gac_tensor": lambda: GAC(3, 2, 2, "tensor", readout_std=0.5),
+    "ntm": lambda: NTMBFGS(EncodedController(readout_std=0.5, **TINY), output_scale=0.1),
+    "ntm_same_step": lambda: NTMBFGS(
+        EncodedController(2, 1, 0, readout_std=0.5, **TINY), 0.1, True, output_scale=0.1
+    ),
+    "ntm_bounded": lambda: NTMBFGS(
+        EncodedController(readout_std=0.5, **TINY), history=4, output_scale=0.1
+    ),
+    "ntm_normalised": lambda: NTMBFGS(
+        NormalisedController(False, 2, readout_std=0.2, **TINY), 1e-4, True
+    ),
+    "ntm_textbook": lambda: NTMBFGS(
+        NormalisedController(True, 1, readout_std=0.5, **TINY), 0.01, True
+    ),
+    "ntm_secant": lambda: NTMBFGS(
+        SecantController(readout_std=0.5, **TINY), 0.01, True, history=2, read="two_loop"
+    ),
+}
+
+SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {
+    "bfgs_by_hand": lambda: NTMBFGS(BFGSByHand(0.1), 1.0),
+}
+
 BASELINES: dict[str, Callable[[], LearnedOptimizer]] = {
     "sgd": lambda: Baseline(torch.optim.SGD, 0.02),
     "momentum": lambda: Baseline(torch.optim.SGD, 0.02, momentum=0.9),
@@ -151,7 +182,7 @@ BASELINES: dict[str, Callable[[], LearnedOptimizer]] = {
     "lbfgs": lambda: LBFGS(0.02, history_size=3),
 }
 
-RULES = LEARNED | BASELINES
+RULES = LEARNED | SET_BY_HAND | BASELINES
 
 
 @pytest.fixture(params=OPTIMIZEES)

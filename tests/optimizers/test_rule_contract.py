@@ -205,11 +205,11 @@ def test_particles_of_meta_parameters_are_vmapped_where_coordinates_are_blocked(
     test_particles_of_meta_parameters_are_vmapped(learned_rule, graph=False)
 
 
-def test_gradients_are_vmapped_over_problems(learned_rule):
-    whole = run(learned_rule, lambda seen: seen)[0]
-    seen, state = observation(), learned_rule.init_state(torch.zeros(1, N).double(), SPEC)
+def test_steps_are_vmapped_over_problems(learned_rule):
+    whole, seen = run(learned_rule, lambda seen: seen)[0], observation()
 
-    def one(grad):
-        return learned_rule.step(seen._replace(grad=grad.unsqueeze(0)), state)[0].squeeze(0)
+    def one(grad, theta, loss):
+        alone = seen._replace(grad=grad[None], theta=theta[None], loss=loss[None])
+        return learned_rule.step(alone, learned_rule.init_state(alone.theta, SPEC))[0][0]
 
-    close(vmap(one)(seen.grad), whole)
+    close(vmap(one)(*seen[:3]), whole)
