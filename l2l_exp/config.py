@@ -32,6 +32,7 @@ class TrainingConfig:
     validation_every: int = MISSING
     validation_problems: int = MISSING
     validation_seed: int = MISSING
+    validation_criterion: str = MISSING
     patience: int | None = MISSING
     max_skipped: int = MISSING
     gradient: dict[str, Any] = MISSING

@@ -264,17 +264,18 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
 
         def report(progress: Progress, metrics: Mapping[str, float]) -> None:
             tracker.metrics(metrics, progress.episode)
-            if progress.episode == progress.best_episode and "validation_final" in metrics:
-                about = {"run_id": tracker.run_id, **_selection(progress), "seed": seed}
+            validated = f"validation_{plan.validation_criterion}" in metrics
+            if validated and progress.episode == progress.best_episode:
+                about = {"run_id": tracker.run_id, **_selection(plan, progress), "seed": seed}
                 checkpoint.save(job.folder / "checkpoint", rule, about)
             show(progress, metrics)
 
         progress = meta_train(*training, report, memory)
-    tracker.checkpoint(rule, {**_selection(progress), "seed": seed})
+    tracker.checkpoint(rule, {**_selection(plan, progress), "seed": seed})
     cost = _cost(plan, progress)
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
     if field is not None:
-        extra = {"cost": cost, "selection": _selection(progress)}
+        extra = {"cost": cost, "selection": _selection(plan, progress)}
         _compare(job, optimizee, rule, field, tracker, seed, extra)
 
 
@@ -401,12 +402,13 @@ def _plan(cfg: DictConfig) -> Plan:
     return Plan(seed=cfg.seed, **{key: cfg.training[key] for key in keys})
 
 
-def _selection(progress: Progress) -> dict[str, Any]:
+def _selection(plan: Plan, progress: Progress) -> dict[str, Any]:
     """What a checkpoint says of the moment it is from."""
     best = progress.best_validation
     return {
         "episode": progress.best_episode,
-        "validation_final": best if math.isfinite(best) else None,
+        "criterion": plan.validation_criterion,
+        "validation": best if math.isfinite(best) else None,
     }
 
 

@@ -159,7 +159,7 @@ LEARNED |= {
         EncodedController(readout_std=0.5, **TINY), history=4, output_scale=0.1
     ),
     "ntm_normalised": lambda: NTMBFGS(
-        NormalisedController(False, 2, readout_std=0.2, **TINY), 1e-4, True
+        NormalisedController(False, 2, readout_std=0.2, **TINY), 1e-7, True
     ),
     "ntm_textbook": lambda: NTMBFGS(
         NormalisedController(True, 1, readout_std=0.5, **TINY), 0.01, True

@@ -144,6 +144,12 @@ def entry_of(path: Path) -> str:
     return match[1]
 
 
+OWNERS = {
+    "optimizer/encoding": "optimizer=lstm",
+    "optimizer/controller": "optimizer=ntm_bfgs",
+    "optimizee/features": "optimizee=neural_art",
+}
+"""An option that has the group."""
 OPEN_TRAINING_NODES = {"gradient", "weights", "form", "schedule", "meta_optimizer"}
 
 
@@ -160,10 +166,8 @@ def test_there_is_something_to_find():
 def test_every_option_composes_and_builds(group, option, composed, source):
     for entry in entries_of(group):
         overrides = [f"{group}={option}"]
-        if group.startswith("optimizer/") and entry == "evaluate":
-            overrides.insert(0, "optimizer=lstm")
-        if group.startswith("optimizee/"):
-            overrides.insert(0, "optimizee=neural_art")
+        if group in OWNERS:
+            overrides.insert(0, OWNERS[group])
         cfg = composed(entry, *overrides)
         node = OmegaConf.select(cfg, group.replace("/", "."))
         written = OmegaConf.load(CONF / group / f"{option}.yaml")

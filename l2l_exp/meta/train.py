@@ -13,9 +13,9 @@ from torch import Tensor
 
 from l2l_exp.errors import UserError
 from l2l_exp.meta.gradients import Estimate, MetaGradient
-from l2l_exp.meta.objective import MetaLoss
+from l2l_exp.meta.objective import MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Schedule
-from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizees.base import Optimizee, Problem
 from l2l_exp.optimizees.seeding import Seed, generator
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.unroll import Episode, unroll
@@ -25,6 +25,9 @@ Report = Callable[["Progress", Mapping[str, float]], None]
 """Called after every episode with where training stands, and the metrics of that moment."""
 State = dict[str, Any]
 """Tensors, numbers, strings, and dicts and lists of them."""
+
+
+VALIDATION_CRITERIA = ("final", "average", "meta_loss")
 
 
 class MetaTrainingError(UserError, RuntimeError):
@@ -44,6 +47,9 @@ class Plan:
         validation_every: >= 1, episodes between validations.
         validation_problems: >= 1; always the same ones.
         validation_seed: of the validation problems, the same for every meta-seed.
+        validation_criterion: what is lowest where meta-parameters are kept: the mean over problems
+            of "final" (paper), the loss of theta_T on the training part, or of "average", the
+            minibatch losses of all steps; or "meta_loss", of the whole horizon.
         patience: None, or validations without improvement after which training stops, >= 1.
         clip: > 0, largest norm of the meta-gradient.
         max_skipped: >= 1, non-finite meta-gradients in a row after which training gives up.
@@ -57,6 +63,7 @@ class Plan:
     validation_every: int = 20
     validation_problems: int = 64
     validation_seed: int = 0
+    validation_criterion: str = "final"
     patience: int | None = None
     clip: float = 1.0
     max_skipped: int = 10
@@ -78,6 +85,11 @@ class Plan:
             raise ValueError(
                 f"training.truncation={self.truncation} must divide training.horizon={self.horizon}"
             )
+        if self.validation_criterion not in VALIDATION_CRITERIA:
+            raise ValueError(
+                f"training.validation_criterion={self.validation_criterion} must be one of "
+                f"{', '.join(VALIDATION_CRITERIA)}"
+            )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"training.patience={self.patience} must be >= 1, or null")
         if not self.clip > 0:
@@ -94,7 +106,7 @@ class Progress:
     skipped: int = 0  # meta-steps left out because the meta-gradient was not finite
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent in training and validation
-    validation: float = math.inf  # latest final validation loss
+    validation: float = math.inf  # latest validation loss
     best_validation: float = math.inf
     best_episode: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # the rule's state dict at best_episode
@@ -114,30 +126,43 @@ class Memory:
 
 
 FORGETFUL = Memory()
+PAPERS = MetaLoss(Uniform(), Plain())
 
 
 @dataclass(frozen=True)
 class Validator:
-    """The final loss on fixed validation problems: what decides which meta-parameters are kept."""
+    """The loss on fixed validation problems: what decides which meta-parameters are kept."""
 
     optimizee: Optimizee
     problems: int
     seed: int
     horizon: int
+    criterion: str = "final"
+    meta_loss: MetaLoss = PAPERS
 
     @torch.no_grad()
     def __call__(self, rule: LearnedOptimizer) -> float:
-        """Mean over the validation problems of the loss of theta_T on the whole training part.
+        """The criterion, as `Plan` defines it, on the validation problems.
 
         Not finite losses count as infinity: a rule that diverges on one problem is not selected.
         """
         problem = self.optimizee.sample(range(self.problems), Seed("validation", self.seed))
         episode = Episode(self.optimizee, problem, self.horizon)
-        carry = episode.start(rule)
+        carry, losses = episode.start(rule), []
+        first = carry.loss
         for after in unroll(episode, rule, carry, self.horizon, reuse_state=True):
             carry = after
-        loss = self.optimizee.metrics(carry.theta, problem)["train_loss"].mean().item()
-        return loss if math.isfinite(loss) else math.inf
+            losses.append(carry.loss)
+        score = self._score(torch.stack(losses), first, carry.theta, problem).item()
+        return score if math.isfinite(score) else math.inf
+
+    def _score(self, losses: Tensor, first: Tensor, theta: Tensor, problem: Problem) -> Tensor:
+        """The criterion of losses (T, B) that began at `first` (B,) and ended at theta (B, N)."""
+        if self.criterion == "meta_loss":
+            return self.meta_loss(losses, first, 0, self.horizon)
+        if self.criterion == "average":
+            return losses.mean()
+        return self.optimizee.metrics(theta, problem)["train_loss"].mean()
 
 
 def train(
@@ -177,14 +202,17 @@ def train(
     kept = memory.recall()
     if kept is not None:
         training.load_state(kept)
-    validate = Validator(optimizee, plan.validation_problems, plan.validation_seed, plan.horizon)
+    validate = Validator(
+        optimizee, plan.validation_problems, plan.validation_seed, plan.horizon,
+        plan.validation_criterion, meta_loss,
+    )  # fmt: skip
     clock = time.perf_counter()
     while progress.episode < plan.episodes and not progress.stopped_early:
         metrics = training.episode()
         progress.episode += 1
         if progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes:
             _select(rule, validate(rule), plan, progress)
-            metrics["validation_final"] = progress.validation
+            metrics[f"validation_{plan.validation_criterion}"] = progress.validation
             metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
         progress.seconds += time.perf_counter() - clock
         report(progress, metrics)

@@ -151,7 +151,7 @@ def _number(value: float | None, otherwise: float) -> float:
 
 def _selected(selection: Mapping[str, Any]) -> dict[str, Any]:
     """Columns of a run without evaluation."""
-    median = _number(selection.get("validation_final"), math.inf)
+    median = _number(selection.get("validation"), math.inf)
     counts = {"n_problems": 0, "not_ok": 0}
     return {"criterion": VALIDATION, "median": median, **_ratio(None, median, 0), **counts}
 

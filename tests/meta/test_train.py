@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from l2l_exp.meta.gradients import Backprop, Replay
-from l2l_exp.meta.objective import Final, Form, MetaLoss, Plain, Uniform
+from l2l_exp.meta.objective import Final, Form, Log, MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Constant, Cosine
 from l2l_exp.meta.train import MetaTrainingError, Plan, Validator, train, zero_gradient_update
 from l2l_exp.optimizees.quadratic import Quadratic
@@ -230,8 +230,25 @@ def test_validation_is_the_mean_final_loss_and_infinite_where_one_problem_diverg
     start = optimizee.init([0, 1], Seed("validation", 0))
     expected = (start / 2**5).square().sum(1).mean().item() / 2
     assert Validator(optimizee, 2, 0, 5)(half) == pytest.approx(expected)
+    average = sum(start.square().sum(1).mean().item() / 2 / 4**t for t in range(1, 6)) / 5
+    assert Validator(optimizee, 2, 0, 5, "average")(half) == pytest.approx(average)
+    loss = MetaLoss(Uniform(), Log(1e-3))
+    logs = [(start.square().sum(1) / 2 / 4**t + 1e-3).log().mean().item() for t in range(1, 6)]
+    assert Validator(optimizee, 2, 0, 5, "meta_loss", loss)(half) == pytest.approx(sum(logs) / 5)
     lost = scripted(lambda seen: seen.grad * (math.nan if seen.step == 3 else 0.0))
     assert Validator(optimizee, 2, 0, 5)(lost) == math.inf
+    assert Validator(optimizee, 2, 0, 5, "average")(lost) == math.inf
+
+
+def test_the_criterion_of_the_plan_selects():
+    plan = dataclasses.replace(PLAN, validation_criterion="average")
+    progress, reports = meta_train(small_rule(), plan)
+    scores = [m["validation_average"] for _, m, _ in reports if "validation_average" in m]
+    assert progress.best_validation == min(scores)
+    with pytest.raises(
+        ValueError, match="validation_criterion=mean must be one of final, average, meta_loss"
+    ):
+        dataclasses.replace(PLAN, validation_criterion="mean")
 
 
 # --- failure ----------------------------------------------------------------------------------
