@@ -1,6 +1,6 @@
 """Measure what README and CHANGELOG say about speed: python -m benchmarks [part ...] [json path].
 
-Parts: window, step, memory, tuning, art, startup, training; all of them where none is named. What
+Parts: window, step, memory, history, tuning, art, startup, training; all where none is named. What
 counts is ratios: everything is measured side by side, in rounds that take turns.
 """
 
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import art, measure, memory, startup, step, training, tuning, window
+from benchmarks import art, history, measure, memory, startup, step, training, tuning, window
 from benchmarks.measure import Part, Result
 
 PARTS: Mapping[str, Part] = MappingProxyType(
@@ -22,6 +22,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "window": window.PART,
         "step": step.PART,
         "memory": memory.PART,
+        "history": history.PART,
         "tuning": tuning.PART,
         "art": art.PART,
         "startup": startup.PART,

@@ -91,6 +91,7 @@ KEYS = {
     },
     "step": {"nanoseconds_per_coordinate"},
     "memory": {"rows"},
+    "history": {"rows"},
     "tuning": {"optimizees"},
     "art": {"rows"},
     "startup": {"seconds"},

@@ -65,7 +65,7 @@ def summary(ratio=(-0.5, -0.6, -0.4), median: float | None = 0.2, n_problems: in
             "status": {"ok": 90, "worse_than_start": 3, "diverged": 7},
         },
         "paired": {"average": None, "final": paired, "held_out": None},
-        "selection": {"episode": 10, "validation": 0.4},
+        "selection": {"episode": 10, "criterion": "final", "validation": 0.4},
     }  # fmt: skip
 
 
@@ -141,7 +141,11 @@ def test_a_run_without_baselines_has_no_ratio():
 
 @pytest.mark.parametrize(("told", "expected"), [(0.4, 0.4), (None, INF)])
 def test_a_run_without_evaluation_tells_its_validation(told, expected):
-    about = {"run_id": "r7", "seed": 7, "selection": {"episode": 3, "validation": told}}
+    about = {
+        "run_id": "r7",
+        "seed": 7,
+        "selection": {"episode": 3, "criterion": "final", "validation": told},
+    }
     (one,) = seeds.rows_of(about, "b=2")
     assert one["criterion"] == "validation" and one["median"] == expected
     assert (one["n_problems"], one["not_ok"], one["best_baseline"]) == (0, 0, None)

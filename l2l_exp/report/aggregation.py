@@ -55,7 +55,9 @@ def rows_of(summary: Mapping[str, Any], condition: str) -> list[dict[str, Any]]:
     criteria = [name for name in CRITERION_LABELS if learned.get(name) is not None]
     if not criteria:
         selection = summary.get("selection")
-        return [] if selection is None else [{**about, **_selected(selection)}]
+        if selection is None or selection["criterion"] == "meta_loss":  # which is not a loss
+            return []
+        return [{**about, **_selected(selection)}]
     not_ok = sum(count for status, count in learned["status"].items() if status != "ok")
     counts = {"n_problems": summary["n_problems"], "not_ok": not_ok}
     rows = []
