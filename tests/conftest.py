@@ -137,7 +137,6 @@ OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
 }
 
 
-
 def lstm_beside(biases: LearnedOptimizer, **settings) -> Partitioned:
     """An own rule for the biases; an LSTM for the rest, of which every optimizee has some."""
     lstm = CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5, **settings)

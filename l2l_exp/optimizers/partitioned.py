@@ -247,6 +247,8 @@ def _check_name(name: str, rules: nn.ModuleDict) -> None:
 
 def _part(settings: Mapping[str, Any]) -> tuple[Selection, LearnedOptimizer]:
     """Check the settings of a part."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{settings!r} must be settings: rule, and kinds, names or ranks")
     conditions = [field.name for field in fields(Selection)]
     unknown = sorted(map(str, set(settings) - {*conditions, "rule"}))
     if unknown:

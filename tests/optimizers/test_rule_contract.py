@@ -218,6 +218,7 @@ def test_particles_of_meta_parameters_are_vmapped_where_coordinates_are_blocked(
     test_particles_of_meta_parameters_are_vmapped(learned_rule, graph=False)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's lerp_, of Adam
 def test_gradients_are_vmapped_over_problems(learned_rule):
     whole = run(learned_rule, lambda seen: seen)[0]
     seen, state = observation(), learned_rule.init_state(torch.zeros(1, N).double(), SPEC)
