@@ -326,7 +326,8 @@ def _compare(
     extra: Mapping[str, Any],
 ) -> None:
     """Tune, evaluate, write the table, the summary and the figure, and tell the result."""
-    name = f"{job.choices['optimizer']} (evaluated)" if isinstance(rule, Baseline) else "learned"
+    learns = any(True for _ in rule.parameters())
+    name = "learned" if learns else f"{job.choices['optimizer']} (evaluated)"
     rules = {name: rule, **field.baselines}
     with job.console.evaluation() as announce:
         learned, *others = compare(

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -53,6 +54,18 @@ def test_parts_are_trained_saved_and_loaded(option, learned, gradient, command, 
     assert again.code == 0, again.err
     evaluated = folder_of_the_last_run(workplace)
     assert evaluated != trained and result(evaluated) == result(trained)
+
+
+def test_parts_without_meta_parameters_are_evaluated_and_not_called_learned(command, workplace):
+    parts = ["optimizer=lstm_and_adam", "optimizer@optimizer.parts.conv.rule=sgd"]
+    outcome = command("evaluate", *CONV, *parts, "optimizer.parts.conv.rule.lr=0.1")
+    assert outcome.code == 0, outcome.err
+    folder = folder_of_the_last_run(workplace)
+    names = pd.read_parquet(folder / "curves.parquet")["rule"].unique()
+    assert set(names) == {"lstm_and_adam (evaluated)", "sgd", "adam"}
+    outcome = command("evaluate", *CONV, *parts, "optimizer.parts.conv.rule.lr=0.1",
+                      "optimizer.parts.rest.ranks=[2]")  # fmt: skip
+    assert outcome.code == 2 and "no part takes tensor 'conv0.bias'" in outcome.err
 
 
 def test_the_two_lstms_do_not_start_alike(command, workplace):
