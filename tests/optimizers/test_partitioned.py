@@ -45,21 +45,29 @@ def adam(lr=0.01) -> Baseline:
 
 
 class Nosy(LearnedOptimizer):
-    """Reads everything there is to see, and couples the coordinates of its problem."""
+    """Reads everything there is to see, of all coordinates that it may."""
 
     def __init__(self, coupling):
         super().__init__()
         self.coupling = coupling
         self.gain = nn.Parameter(torch.tensor(0.01, dtype=torch.float64))
+        self.in_place = 0
 
     def init_state(self, theta, spec):
         return (torch.zeros_like(theta),)
 
     def step(self, seen, state):
-        assert seen.grad.shape[-1] == seen.theta.shape[-1] == seen.spec.size
-        mean = state[0] + seen.grad.mean(1, keepdim=True)
-        update = mean * seen.theta + seen.loss.unsqueeze(1) * (seen.step + 1) / seen.horizon
-        return -self.gain * update, (mean,)
+        grad = seen.grad
+        if self.coupling != "none":
+            assert seen.grad.shape[-1] == seen.theta.shape[-1] == seen.spec.size
+            grad = grad.mean(1, keepdim=True)
+        memory = state[0] + grad
+        update = memory * seen.theta + seen.loss.unsqueeze(1) * (seen.step + 1) / seen.horizon
+        return -self.gain * update, (memory,)
+
+    def step_in_place(self, seen, state):
+        self.in_place += 1
+        return self.step(seen, state)
 
 
 def observations(spec, steps=4, seed=0):
@@ -145,15 +153,16 @@ def test_bare_parameters_are_parted_like_their_module():
 def rules_for(coupling) -> dict[str, LearnedOptimizer]:
     """A rule per part; the last of them makes the coupling."""
     last = lstm(2, layers=2) if coupling == "none" else Nosy(coupling)
-    return {"conv": lstm(1), "vectors": adam(), "rest": last}
+    return {"conv": lstm(1), "fc": Nosy("none"), "vectors": adam(), "rest": last}
 
 
 def parted(coupling="none") -> Partitioned:
-    """Three parts that lie scattered in the vector."""
+    """Parts that lie scattered in the vector."""
     rules = rules_for(coupling)
     return Partitioned(
         {
             "conv": {"kinds": ["conv"], "rule": rules["conv"]},
+            "fc": {"names": ["fc0.weight"], "rule": rules["fc"]},
             "vectors": {"ranks": [1], "rule": rules["vectors"]},
             "rest": {"rule": rules["rest"]},
         }
@@ -241,6 +250,7 @@ def test_a_single_coordinate_meets_its_own_rule(place):
     part, after = rule.step(seen.take(index, "none"), rule.take(state, index))
     whole, whole_after = rule.step(seen, state)
     torch.testing.assert_close(part[0, 0], whole[1, place], rtol=1e-12, atol=1e-14)
+    assert after.parts.keys() == state.parts.keys()
     again, _ = rule.step(seen.take(index, "none"), after)
     torch.testing.assert_close(
         again[0, 0], rule.step(seen, whole_after)[0][1, place], rtol=1e-12, atol=1e-14
@@ -260,13 +270,14 @@ def test_problems_taken_twice_stay_with_their_state(coupling):
 
 def test_a_state_keeps_the_owners_exact_when_it_changes_its_dtype():
     state = warm(parted())
+    assert state.owner.dtype == torch.float64
     small = map_state(torch.Tensor.float, state)
     assert torch.equal(small.owner.double(), state.owner)
     assert {x.dtype for x in state_tensors(small)} == {torch.float32}
     numbers = SPEC.unflatten(small.owner[0])
     assert {name: x.unique().tolist() for name, x in numbers.items()} == {
-        "conv0.weight": [0], "conv1.weight": [0], "conv0.bias": [1], "norm0.shift": [1],
-        "fc0.bias": [1], "fc0.weight": [2], "scale": [2],
+        "conv0.weight": [0], "conv1.weight": [0], "conv0.bias": [2], "norm0.shift": [2],
+        "fc0.bias": [2], "fc0.weight": [1], "scale": [3],
     }  # fmt: skip
 
 
@@ -293,9 +304,19 @@ def test_replay_on_subsets_is_the_full_gradient_on_average(mlp):
 
 def test_the_meta_parameters_are_those_of_all_parts_under_their_names():
     rule = parted()
-    assert {name.split(".")[1] for name, _ in rule.named_parameters()} == {"conv", "rest"}
-    count = sum(p.numel() for r in (lstm(1), lstm(2, layers=2)) for p in r.parameters())
+    assert {name.split(".")[1] for name, _ in rule.named_parameters()} == {"conv", "fc", "rest"}
+    alone = rules_for("none").values()
+    count = sum(p.numel() for r in alone for p in r.parameters())
     assert sum(p.numel() for p in rule.parameters()) == count
+
+
+def test_a_step_in_place_is_that_of_the_parts():
+    rule, seen = parted(), next(observations(SPEC))
+    with torch.no_grad():
+        _, state = rule.step(seen, rule.init_state(seen.theta, SPEC))
+        assert rule.rules["fc"].in_place == 0
+        rule.step_in_place(seen, state)
+    assert rule.rules["fc"].in_place == 1
 
 
 def test_a_copy_has_meta_parameters_of_its_own():
