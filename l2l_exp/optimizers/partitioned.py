@@ -1,6 +1,6 @@
 """Different rules for different parts of the parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple, cast, get_args
 
