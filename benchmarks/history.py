@@ -42,7 +42,8 @@ def measure_history(tiny: bool = False) -> Result:
     ]
     dense = [row for row in rows if row["history"] is None]
     by_size = [row for row in rows if row["history"] == size.histories[-1]]
-    by_history = [row for row in rows if row["coordinates"] == size.bounded[-1]]
+    largest = [row for row in rows if row["coordinates"] == size.bounded[-1]]
+    by_history = [row for row in largest if row["history"] is not None]
     claims = [
         _growth("dense: state over N^2", [r["state_mb"] / r["coordinates"] ** 2 for r in dense]),
         _growth("bounded: state over N", [r["state_mb"] / r["coordinates"] for r in by_size]),

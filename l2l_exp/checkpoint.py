@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,6 +19,8 @@ FORMAT_VERSION = 1
 PARAMETERS = "rule.safetensors"
 DESCRIPTION = "rule.json"
 TARGET = "_target_"
+CLASS = "hydra.utils.get_class"
+"""How a config writes a class that is an argument, as that of a torch optimizer."""
 
 
 class CheckpointError(UserError, ValueError):
@@ -77,7 +80,8 @@ def rebuild(architecture: Mapping[str, Any], path: Path) -> LearnedOptimizer:
     """Make a fresh rule of an architecture.
 
     Args:
-        architecture: as `LearnedOptimizer.architecture`; only classes of torch modules are called.
+        architecture: as `LearnedOptimizer.architecture`; only classes of torch modules are called,
+            with classes of torch optimizers among their arguments.
         path: where it was read, for messages.
 
     Raises:
@@ -123,17 +127,25 @@ def _build(node: Any, path: Path) -> Any:
         return node
     if TARGET not in node:
         return {key: _build(value, path) for key, value in node.items()}
-    module_name, _, name = str(node[TARGET]).rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # a module may raise anything while it is imported
-        raise CheckpointError(
-            f"{path} needs {node[TARGET]}, which cannot be imported ({error})"
-        ) from error
-    if not (isinstance(target, type) and issubclass(target, nn.Module)):
-        raise CheckpointError(f"{path} asks for {node[TARGET]}, which is not a torch module class")
+    if node[TARGET] == CLASS:
+        return _find(str(node.get("path")), torch.optim.Optimizer, "torch optimizer", path)
+    target = _find(str(node[TARGET]), nn.Module, "torch module", path)
     arguments = {key: _build(value, path) for key, value in node.items() if key != TARGET}
     try:
         return target(**arguments)
     except Exception as error:
         raise CheckpointError(f"{path}: {node[TARGET]} refuses its arguments ({error})") from error
+
+
+def _find(dotted: str, base: type, what: str, path: Path) -> type:
+    """Import a class, which must be a subclass of `base`."""
+    module_name, _, name = dotted.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise CheckpointError(
+            f"{path} needs {dotted}, which cannot be imported ({error})"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise CheckpointError(f"{path} asks for {dotted}, which is not a {what} class")
+    return found

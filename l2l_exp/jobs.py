@@ -242,6 +242,7 @@ def _prepare_training(job: Job) -> Work:
             f"choose a learned one, or compare it by l2l-evaluate"
         )
     checkpoint.rebuild(rule.architecture or {}, Path("optimizer"))  # fail now, not once trained
+    _check_fit(rule, optimizee)
     plan = _plan(cfg)
     meta_loss = MetaLoss(build(cfg.training.weights), build(cfg.training.form))
     meta_loss.weights.check(plan.truncation, plan.horizon)
@@ -290,6 +291,7 @@ def _prepare_evaluation(job: Job) -> Work:
             f"optimizer={job.choices['optimizer']} is not trained: use optimizer=trained "
             f"optimizer.source=RUN_ID_OR_FOLDER, or train it by l2l-train"
         )
+    _check_fit(rule, optimizee)
     field = _field(job.cfg, optimizee)
     seed = int(rule.about.get("seed", job.cfg.seed))  # the meta-seed is the rule's own
     extra = {"source": job.cfg.optimizer.get("source")}
@@ -298,6 +300,12 @@ def _prepare_evaluation(job: Job) -> Work:
         _compare(job, optimizee, rule, field, tracker, seed, extra)
 
     return work
+
+
+def _check_fit(rule: LearnedOptimizer, optimizee: Optimizee) -> None:
+    """Raise ValueError if a rule cannot be used on an optimizee's tensors."""
+    theta = optimizee.anchor.new_zeros(1, optimizee.spec.size)
+    rule.init_state(theta, optimizee.spec)
 
 
 class Field(NamedTuple):
@@ -319,7 +327,8 @@ def _compare(
     extra: Mapping[str, Any],
 ) -> None:
     """Tune, evaluate, write the table, the summary and the figure, and tell the result."""
-    name = f"{job.choices['optimizer']} (evaluated)" if isinstance(rule, Baseline) else "learned"
+    learns = any(True for _ in rule.parameters())
+    name = "learned" if learns else f"{job.choices['optimizer']} (evaluated)"
     rules = {name: rule, **field.baselines}
     with job.console.evaluation() as announce:
         learned, *others = compare(

@@ -41,6 +41,7 @@ from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.optimizers.normalised import NormalisedController, SecantController
 from l2l_exp.optimizers.ntm_bfgs import NTMBFGS, EncodedController
+from l2l_exp.optimizers.partitioned import Partitioned
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
@@ -139,11 +140,21 @@ OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "repeated_lasso": lambda: Repeated(Lasso(3, 5), 2),
 }
 
+
+def lstm_beside(biases: LearnedOptimizer, **settings) -> Partitioned:
+    """An own rule for the biases; an LSTM for the rest, of which every optimizee has some."""
+    lstm = CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5, **settings)
+    return Partitioned({"rest": {"rule": lstm}, "biases": {"kinds": ["bias"], "rule": biases}})
+
+
 LEARNED: dict[str, Callable[[], LearnedOptimizer]] = {
     "lstm": lambda: CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5),
     "lstm_two_layers": lambda: CoordinatewiseLSTM(3, 2, LogSign(5.0), readout_std=0.5),
     "lstm_identity": lambda: CoordinatewiseLSTM(2, 1, Identity(), readout_std=0.5),
     "lstm_identity_two_layers": lambda: CoordinatewiseLSTM(2, 2, Identity(0.5), readout_std=0.5),
+    "two_lstms": lambda: lstm_beside(CoordinatewiseLSTM(2, 2, Identity(), readout_std=0.5, seed=1)),
+    "lstm_and_adam": lambda: lstm_beside(Baseline(torch.optim.Adam, 0.02)),
+    "lstm_and_lbfgs": lambda: lstm_beside(LBFGS(0.02, history_size=3)),
 }
 
 TINY: dict[str, int | float] = {"hidden_units": 3, "layers": 1, "global_cells": 1}

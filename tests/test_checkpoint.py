@@ -138,6 +138,39 @@ def test_a_loaded_rule_can_be_saved_again(saved, tmp_path):
     )  # fmt: skip
 
 
+def partitioned(path="torch.optim.Adam") -> dict:
+    """An architecture with a torch optimizer in it, as a config writes it."""
+    adam = {"_target_": "hydra.utils.get_class", "path": path}
+    baseline = "l2l_exp.optimizers.baseline.Baseline"
+    return {
+        "_target_": "l2l_exp.optimizers.partitioned.Partitioned",
+        "parts": {
+            "free": {"kinds": ["free"], "names": None, "rule": ARCHITECTURES["default encoding"]},
+            "rest": {"rule": {"_target_": baseline, "optimizer": adam, "lr": 0.01}},
+        },
+    }
+
+
+def test_a_partitioned_rule_with_a_torch_optimizer_comes_back(saved):
+    rule = checkpoint.rebuild(partitioned(), Path("here"))
+    with torch.no_grad():
+        for parameter in rule.parameters():
+            parameter += 0.3
+    rule.architecture = partitioned()
+    checkpoint.save(saved, rule, {})
+    loaded = checkpoint.load(saved)
+    assert loaded.rules["rest"].optimizer is torch.optim.Adam
+    assert loaded.architecture == rule.architecture
+    for mine, theirs in zip(updates(rule), updates(loaded), strict=True):
+        assert torch.equal(mine, theirs) and mine.count_nonzero() > 0
+
+
+@pytest.mark.parametrize("path", ["os.mkdir", "torch.nn.Linear", "pathlib.Path", "", None, "no.x"])
+def test_a_class_that_is_no_torch_optimizer_is_refused(saved, path):
+    rewrite(saved, lambda d: d.update(architecture=partitioned(path)))
+    refused(saved, saved / DESCRIPTION, str(path))
+
+
 def test_an_older_checkpoint_in_the_folder_is_replaced(saved):
     rule = make(ARCHITECTURES["identity"])
     checkpoint.save(saved, rule, {"loss": 0.25})

@@ -1,7 +1,7 @@
 """The layout of a flat parameter vector: named tensors, their shapes, places and kinds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
@@ -127,13 +127,63 @@ def layout(module: nn.Module) -> ParamSpec:
         owner = module.get_submodule(prefix)
         if not parameter.requires_grad:
             continue
-        if is_lazy(parameter):
-            raise ValueError(
-                f"parameter {path} of {type(owner).__name__} has no shape yet: give its sizes"
-            )
-        if not parameter.is_floating_point():
-            raise ValueError(f"parameter {path} is {parameter.dtype}, and must be real")
+        _check_parameter(f"{path} of {type(owner).__name__}", parameter)
         shapes[path] = (tuple(parameter.shape), kind_of(owner, name))
     if not shapes:
         raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient")
     return ParamSpec.of(shapes)
+
+
+def layout_of(named: Iterable[tuple[str, Tensor]]) -> ParamSpec:
+    """Lay out a bare list of named parameters, such as `module.named_parameters()`.
+
+    There is no module to ask for kinds, so that names and ranks decide. A "weight" of rank 1 is
+    "norm", and so is the bias beside it; other biases are "bias"; what else has rank 2 is "fc",
+    rank 3 and more "conv", the rest "free". For torch's layers this is what `layout` says, save
+    where a rank cannot tell: a normalisation over several axes or without a weight, PReLU,
+    Bilinear, and whatever a class of the user's own holds.
+
+    Args:
+        named: (name, tensor), in the order in which they are laid out.
+
+    Raises:
+        ValueError: if there is none, a name comes twice, or one has no shape yet or is not real.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in named:
+        if name in tensors:
+            raise ValueError(f"parameter {name} comes twice: names must differ")
+        _check_parameter(name, tensor)
+        tensors[name] = tensor
+    norms = {_owner(n) for n, x in tensors.items() if _last(n) == "weight" and x.dim() == 1}
+    return ParamSpec.of(
+        {name: (tuple(x.shape), _kind(name, x.dim(), norms)) for name, x in tensors.items()}
+    )
+
+
+def _kind(name: str, rank: int, norms: set[str]) -> Kind:
+    """The kind by name and rank; `norms` are the owners of a weight of rank 1."""
+    last = _last(name)
+    if last in ("weight", "bias") and _owner(name) in norms:
+        return "norm"
+    if "bias" in last:
+        return "bias"
+    return "free" if rank < 2 else "fc" if rank == 2 else "conv"
+
+
+def _owner(name: str) -> str:
+    """The path of the module that holds a parameter."""
+    return name.rpartition(".")[0]
+
+
+def _last(name: str) -> str:
+    """The parameter's name there."""
+    return name.rpartition(".")[2]
+
+
+def _check_parameter(name: str, tensor: Tensor) -> None:
+    """Raise ValueError for what cannot be laid out."""
+    if is_lazy(tensor):
+        raise ValueError(f"parameter {name} has no shape yet: give its sizes")
+    if not tensor.is_floating_point():
+        raise ValueError(f"parameter {name} is {tensor.dtype}, and must be real")

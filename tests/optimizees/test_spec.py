@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from l2l_exp.optimizees.spec import ParamSpec, layout
+from l2l_exp.optimizees.spec import ParamSpec, layout, layout_of
 
 shapes = st.lists(
     st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=4
@@ -77,3 +77,38 @@ def test_a_modules_parameters_keep_their_names_order_shapes_and_kinds():
     assert spec.size == sum(p.numel() for p in learnt.values())
     flat = nn.utils.parameters_to_vector(learnt.values())
     assert torch.equal(spec.flatten(learnt), flat)
+
+
+def test_a_bare_list_of_torchs_parameters_has_the_kinds_of_its_module():
+    module = nn.Sequential(
+        nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), nn.Conv3d(1, 2, 3, bias=False), nn.GroupNorm(1, 2),
+        nn.TransformerEncoderLayer(2, 1, 4), nn.LSTM(2, 1), nn.Embedding(3, 2), nn.Linear(2, 3),
+        nn.MultiheadAttention(2, 1, add_bias_kv=True), nn.RMSNorm(3),
+    )  # fmt: skip
+    assert layout_of(module.named_parameters()) == layout(module)
+    assert layout_of(nn.LayerNorm(3).named_parameters()) == layout(nn.LayerNorm(3))
+
+
+def test_kinds_of_bare_parameters_follow_name_and_rank():
+    ranks = {"a.log_rates": 1, "a.bias": 1, "temperature": 0, "b.weight": 2, "b.norm_bias": 2}
+    ranks |= {"c.weight": 1, "c.bias": 1, "c.mix": 2, "c.biases": 1, "d.scale": 4}
+    spec = layout_of((name, torch.zeros([1] * rank)) for name, rank in ranks.items())
+    assert {t.name: t.kind for t in spec.tensors} == {
+        "a.log_rates": "free", "a.bias": "bias", "temperature": "free", "b.weight": "fc",
+        "b.norm_bias": "bias", "c.weight": "norm", "c.bias": "norm", "c.mix": "fc",
+        "c.biases": "bias", "d.scale": "conv",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ([], "at least one tensor"),
+        ([("w", torch.zeros(2)), ("w", torch.zeros(3))], "parameter w comes twice"),
+        ([("w", torch.zeros(2, dtype=torch.int64))], "parameter w is torch.int64"),
+        ([("w", nn.UninitializedParameter())], "parameter w has no shape yet"),
+    ],
+)
+def test_bare_parameters_that_cannot_be_laid_out_are_named(named, message):
+    with pytest.raises(ValueError, match=message):
+        layout_of(named)

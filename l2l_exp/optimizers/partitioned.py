@@ -1,0 +1,212 @@
+"""Different rules for different parts of the parameters."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from l2l_exp.optimizees.spec import Kind, ParamSpec
+from l2l_exp.optimizers.base import Coupling, LearnedOptimizer, Observation, State
+from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.selection import Selection
+
+
+class PartitionedState(NamedTuple):
+    """Which part every coordinate belongs to, and the state of every part that has some."""
+
+    owner: Tensor  # (B, N) number of the part, of theta's dtype, so that the state moves as one
+    parts: dict[str, State]  # elementwise rules have every coordinate as a problem of its own
+
+
+class Partitioned(LearnedOptimizer):
+    """An own rule for every part of the parameters; each sees its part and nothing else.
+
+    A tensor belongs to the first part whose conditions it meets, or else to the part without
+    conditions. A part may have no tensor, so that a trained rule serves optimizees without that
+    kind. The coupling is the widest of the parts'. The update of a torch optimizer (`Baseline`) is
+    a constant to the meta-gradient, in second order too.
+
+    Args:
+        parts: name -> settings: `rule`, a learned optimizer or a baseline at one learning rate,
+            and any of `kinds`, `names`, `ranks` (see `Selection`). At most one part has none.
+
+    Raises:
+        ValueError: for settings outside these rules.
+
+    Example:
+        >>> rules = {"conv": {"kinds": ["conv"], "rule": CoordinatewiseLSTM(seed=0)},
+        ...          "rest": {"rule": CoordinatewiseLSTM(seed=1)}}
+        >>> rule = Partitioned(rules)
+
+    Source: arXiv:1606.04474, section 3.3: one LSTM for convolutions, another for dense layers.
+    """
+
+    def __init__(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("parts={} must hold at least one part, name -> {rule, kinds, ...}")
+        self.rules = nn.ModuleDict()
+        self.selections: dict[str, Selection] = {}
+        for name, settings in parts.items():
+            _check_name(name, self.rules)
+            try:
+                self.selections[name], self.rules[name] = _part(settings)
+            except ValueError as error:
+                raise ValueError(f"part {name!r}: {error}") from error
+        rest = [name for name, selection in self.selections.items() if selection.is_rest]
+        if len(rest) > 1:
+            raise ValueError(
+                f"parts {', '.join(rest)} have no condition: only one may take the rest"
+            )
+        if len({id(rule) for rule in self.rules.values()}) < len(self.rules):
+            raise ValueError(f"parts {', '.join(parts)} share a rule: give each its own")
+        couplings = [self._rule(name).coupling for name in parts]
+        self.coupling = max(couplings, key=get_args(Coupling).index)
+
+    def _rule(self, name: str) -> LearnedOptimizer:
+        """The rule of a part."""
+        return cast(LearnedOptimizer, self.rules[name])
+
+    def layouts(self, spec: ParamSpec) -> dict[str, ParamSpec]:
+        """The layout of every part that has a tensor, by the part's name.
+
+        Raises:
+            ValueError: if a tensor belongs to no part.
+        """
+        by_condition = sorted(self.selections.items(), key=lambda item: item[1].is_rest)
+        shapes: dict[str, dict[str, tuple[tuple[int, ...], Kind]]] = {n: {} for n in self.rules}
+        for tensor in spec.tensors:
+            takers = (name for name, selection in by_condition if selection.takes(tensor))
+            taker = next(takers, None)
+            if taker is None:
+                raise ValueError(
+                    f"no part takes tensor {tensor.name!r} (kind {tensor.kind}, rank "
+                    f"{len(tensor.shape)}); a part without conditions would take the rest"
+                )
+            shapes[taker][tensor.name] = (tensor.shape, tensor.kind)
+        return {name: ParamSpec.of(mine) for name, mine in shapes.items() if mine}
+
+    def init_state(self, theta: Tensor, spec: ParamSpec) -> PartitionedState:
+        """The state of every part.
+
+        Raises:
+            ValueError: if a tensor belongs to no part.
+        """
+        layouts, tensors = self.layouts(spec), spec.unflatten(theta)
+        numbers: dict[str, Tensor] = {}
+        states = {}
+        for number, name in enumerate(self.rules):
+            if name not in layouts:
+                continue
+            rule, mine = self._rule(name), layouts[name].flatten(tensors)
+            state = rule.init_state(mine, layouts[name])
+            if rule.coupling == "none":
+                state = rule.take(state, torch.arange(mine.numel(), device=mine.device))
+            states[name] = state
+            numbers |= {t.name: theta.new_full(t.shape, number) for t in layouts[name].tensors}
+        return PartitionedState(spec.flatten(numbers).expand_as(theta), states)
+
+    def step(self, seen: Observation, state: PartitionedState) -> tuple[Tensor, PartitionedState]:
+        """Every part's own update, put together: (B, N)."""
+        return self._step(seen, state, overwrite=False)
+
+    def step_in_place(
+        self, seen: Observation, state: PartitionedState
+    ) -> tuple[Tensor, PartitionedState]:
+        """The same by the parts' steps in place."""
+        return self._step(seen, state, overwrite=True)
+
+    def _step(
+        self, seen: Observation, state: PartitionedState, *, overwrite: bool
+    ) -> tuple[Tensor, PartitionedState]:
+        """Deal out what is seen, step, and put the updates together."""
+        layouts = self.layouts(seen.spec)
+        whole = seen.grad.shape[-1] == seen.spec.size  # else every unit is one coordinate
+        places = {} if whole else self._places(state)
+        dealt = self._deal_tensors(seen, layouts) if whole else _deal_units(seen, layouts, places)
+        updates, states = {}, dict(state.parts)
+        for name, mine in dealt.items():
+            rule = self._rule(name)
+            step = rule.step_in_place if overwrite else rule.step
+            updates[name], states[name] = step(mine, state.parts[name])
+        if not whole:
+            order = torch.cat([places[name] for name in updates]).argsort()
+            return torch.cat(list(updates.values()))[order], state._replace(parts=states)
+        tensors: dict[str, Tensor] = {}
+        for name, update in updates.items():
+            tensors |= layouts[name].unflatten(update.reshape(-1, layouts[name].size))
+        return seen.spec.flatten(tensors), state._replace(parts=states)
+
+    def _deal_tensors(
+        self, seen: Observation, layouts: Mapping[str, ParamSpec]
+    ) -> dict[str, Observation]:
+        """What every part sees of whole problems: its columns (B, n), or one by one (B*n, 1)."""
+        grads, thetas = seen.spec.unflatten(seen.grad), seen.spec.unflatten(seen.theta)
+        dealt = {}
+        for name, spec in layouts.items():
+            grad, theta, loss = spec.flatten(grads), spec.flatten(thetas), seen.loss
+            if self._rule(name).coupling == "none":
+                loss = loss.unsqueeze(-1).expand(*loss.shape, spec.size).reshape(-1)
+                grad, theta = grad.reshape(-1, 1), theta.reshape(-1, 1)
+            dealt[name] = seen._replace(grad=grad, theta=theta, loss=loss, spec=spec)
+        return dealt
+
+    def _places(self, state: PartitionedState) -> dict[str, Tensor]:
+        """Flat places of every part's coordinates, in their order."""
+        owner = state.owner.flatten()
+        numbers = {name: number for number, name in enumerate(self.rules)}
+        return {name: (owner == numbers[name]).nonzero().squeeze(1) for name in state.parts}
+
+    def take(self, state: PartitionedState, index: Tensor) -> PartitionedState:
+        """Restrict to flat coordinates, or to problems where some part couples coordinates."""
+        size = state.owner.shape[-1]
+        flat = index
+        if self.coupling != "none":
+            flat = (size * index.unsqueeze(1) + torch.arange(size, device=index.device)).flatten()
+        owner = state.owner.flatten()[flat]
+        states = {}
+        for name, places in self._places(state).items():
+            rule, mine = self._rule(name), index
+            if rule.coupling == "none":
+                own = flat[owner == list(self.rules).index(name)]
+                mine = torch.searchsorted(places, own)  # counted among the part's coordinates
+            states[name] = rule.take(state.parts[name], mine)
+        return PartitionedState(owner.view(len(index), -1), states)
+
+
+def _deal_units(
+    seen: Observation, layouts: Mapping[str, ParamSpec], places: Mapping[str, Tensor]
+) -> dict[str, Observation]:
+    """What every part that has some sees of units of one coordinate: its own of them, (n, 1)."""
+    return {
+        name: seen._replace(
+            grad=seen.grad[mine], theta=seen.theta[mine], loss=seen.loss[mine], spec=layouts[name]
+        )
+        for name, mine in places.items()
+        if len(mine)
+    }
+
+
+def _check_name(name: str, rules: nn.ModuleDict) -> None:
+    """Raise ValueError for a name that cannot be a part's in the meta-parameters' names."""
+    if not isinstance(name, str) or not name.isidentifier() or hasattr(rules, name):
+        raise ValueError(f"a part cannot be called {name!r}: use another plain word")
+
+
+def _part(settings: Mapping[str, Any]) -> tuple[Selection, LearnedOptimizer]:
+    """Check the settings of a part."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{settings!r} must be settings: rule, and kinds, names or ranks")
+    conditions = [field.name for field in fields(Selection)]
+    unknown = sorted(map(str, set(settings) - {*conditions, "rule"}))
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is none of its keys: {', '.join(conditions)}, rule")
+    rule = settings.get("rule")
+    if not isinstance(rule, LearnedOptimizer):
+        raise ValueError(f"rule={rule!r} must be a learned optimizer or a baseline")
+    if isinstance(rule, Baseline) and len(rule.rates) != 1:
+        given = list(rule.rates) or "tuned"
+        raise ValueError(f"lr={given} cannot be used for a part: give one learning rate")
+    return Selection(**{name: settings.get(name) for name in conditions}), rule
