@@ -1,7 +1,7 @@
 """Measure what README and CHANGELOG say about speed: python -m benchmarks [part ...] [json path].
 
-Parts: window, step, memory, history, tuning, art, startup, training; all where none is named. What
-counts is ratios: everything is measured side by side, in rounds that take turns.
+Parts: window, step, rules, memory, history, tuning, art, startup, training; all of them by default.
+What counts is ratios: everything is measured side by side, in rounds that take turns.
 """
 
 import json
@@ -14,13 +14,14 @@ from types import MappingProxyType
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import art, history, measure, memory, startup, step, training, tuning, window
+from benchmarks import art, history, measure, memory, rules, startup, step, training, tuning, window
 from benchmarks.measure import Part, Result
 
 PARTS: Mapping[str, Part] = MappingProxyType(
     {
         "window": window.PART,
         "step": step.PART,
+        "rules": rules.PART,
         "memory": memory.PART,
         "history": history.PART,
         "tuning": tuning.PART,

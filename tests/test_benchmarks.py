@@ -90,6 +90,7 @@ KEYS = {
         "max_relative_error_float32",
     },
     "step": {"nanoseconds_per_coordinate"},
+    "rules": {"rows"},
     "memory": {"rows"},
     "history": {"rows"},
     "tuning": {"optimizees"},
