@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,6 +19,8 @@ FORMAT_VERSION = 1
 PARAMETERS = "rule.safetensors"
 DESCRIPTION = "rule.json"
 TARGET = "_target_"
+GET_CLASS = "hydra.utils.get_class"
+"""Of these only torch's optimizers are rebuilt: baselines inside a rule are described by them."""
 
 
 class CheckpointError(UserError, ValueError):
@@ -123,13 +126,9 @@ def _build(node: Any, path: Path) -> Any:
         return node
     if TARGET not in node:
         return {key: _build(value, path) for key, value in node.items()}
-    module_name, _, name = str(node[TARGET]).rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # a module may raise anything while it is imported
-        raise CheckpointError(
-            f"{path} needs {node[TARGET]}, which cannot be imported ({error})"
-        ) from error
+    if node[TARGET] == GET_CLASS:
+        return _torch_optimizer(node.get("path"), path)
+    target = _imported(node[TARGET], path)
     if not (isinstance(target, type) and issubclass(target, nn.Module)):
         raise CheckpointError(f"{path} asks for {node[TARGET]}, which is not a torch module class")
     arguments = {key: _build(value, path) for key, value in node.items() if key != TARGET}
@@ -137,3 +136,20 @@ def _build(node: Any, path: Path) -> Any:
         return target(**arguments)
     except Exception as error:
         raise CheckpointError(f"{path}: {node[TARGET]} refuses its arguments ({error})") from error
+
+
+def _torch_optimizer(name: object, path: Path) -> type[torch.optim.Optimizer]:
+    """The class of `torch.optim` that a baseline runs."""
+    target = _imported(name, path) if str(name).startswith("torch.optim.") else None
+    if not (isinstance(target, type) and issubclass(target, torch.optim.Optimizer)):
+        raise CheckpointError(f"{path} asks for {name}, which is not an optimizer of torch.optim")
+    return target
+
+
+def _imported(name: object, path: Path) -> Any:
+    """What an import path names."""
+    module_name, _, attribute = str(name).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise CheckpointError(f"{path} needs {name}, which cannot be imported ({error})") from error
