@@ -3,8 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -54,7 +53,7 @@ class EvalRecord:
     metrics: Mapping[str, Floats]
     diverged: npt.NDArray[np.bool_]
     lr: float | None = None
-    counts: Mapping[str, npt.NDArray[np.int64]] = MappingProxyType({})
+    counts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def status(self) -> npt.NDArray[np.str_]:

@@ -37,6 +37,7 @@ from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.encoding import Identity, LogSign
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.safeguard import Safeguarded
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
@@ -140,6 +141,14 @@ LEARNED: dict[str, Callable[[], LearnedOptimizer]] = {
     "lstm_two_layers": lambda: CoordinatewiseLSTM(3, 2, LogSign(5.0), readout_std=0.5),
     "lstm_identity": lambda: CoordinatewiseLSTM(2, 1, Identity(), readout_std=0.5),
     "lstm_identity_two_layers": lambda: CoordinatewiseLSTM(2, 2, Identity(0.5), readout_std=0.5),
+    "safeguarded": lambda: Safeguarded(
+        CoordinatewiseLSTM(3, 1, readout_std=0.5), blow_up=3.0, growth=1.1, curvature=0.1
+    ),
+    "safeguarded_fallback": lambda: Safeguarded(
+        CoordinatewiseLSTM(2, 1, readout_std=0.5),
+        fallback=CoordinatewiseLSTM(2, 1, Identity(0.5), readout_std=0.5, seed=1),
+        ascent=0.0,
+    ),
 }
 
 BASELINES: dict[str, Callable[[], LearnedOptimizer]] = {

@@ -123,7 +123,12 @@ class Safeguarded(LearnedOptimizer):
             ("first_step", first_step, first_step is None or first_step > 0, "> 0, or null"),
             ("curvature", curvature, curvature is None or 0 <= curvature < 1, "in [0, 1), or null"),
             ("ascent", ascent, ascent is None or -1 <= ascent < 1, "in [-1, 1), or null"),
-            ("fallback_after", fallback_after, (fallback_after or 1) >= 1, ">= 1, or null"),
+            (
+                "fallback_after",
+                fallback_after,
+                fallback_after is None or fallback_after >= 1,
+                ">= 1, or null",
+            ),
         ):
             if not good:
                 raise ValueError(f"{name}={value} must be {right}")
@@ -137,7 +142,7 @@ class Safeguarded(LearnedOptimizer):
                 raise ValueError(f"{name}={value} has no effect without {needed}: set both")
         self.rule = _ready("rule", rule)
         self.fallback = None if fallback is None else _ready("fallback", fallback)
-        self.about = rule.about
+        self.about = dict(rule.about)
         self.blow_up, self.damping, self.recovery = blow_up, damping, recovery
         self.growth, self.first_step, self.curvature = growth, first_step, curvature
         self.ascent, self.fallback_after = ascent, fallback_after
