@@ -127,7 +127,7 @@ def test_a_guarded_run_is_never_above_its_limit_twice_in_a_row(gain, damping, re
 
 
 def test_an_undone_step_is_proposed_again_damped_since_the_rule_has_not_seen_where_it_led(line):
-    rule = Safeguarded(descent(0.9, momentum=0.9), blow_up=1.0, damping=0.25)
+    rule = Safeguarded(descent(0.8, momentum=0.9), blow_up=1.0, damping=0.25)
     x = thetas(trajectory(line, rule, 20))[:, 0, 0]
     undone = [t for t in range(1, 18) if x[t + 1] == x[t - 1] != x[t]]
     assert undone and undone[0] > 1  # the momentum is not zero
@@ -155,7 +155,17 @@ def test_what_is_not_a_number_never_enters_a_rule(line, make):
 
 
 def test_a_proposal_that_is_not_finite_is_not_taken(line, scripted):
-    rule = scripted(lambda seen: seen.grad * (math.nan if seen.step == 2 else -0.25))
+    class Remembering(scripted):
+        """A rule that keeps its last update, and cannot get rid of what is not a number."""
+
+        def init_state(self, theta, spec):
+            return (torch.zeros_like(theta),)
+
+        def step(self, seen, state):
+            update = super().step(seen, state)[0] + 0 * state[0]
+            return update, (update,)
+
+    rule = Remembering(lambda seen: seen.grad * (math.nan if seen.step == 2 else -0.25))
     guarded = Safeguarded(rule, blow_up=1.0)
     carries = trajectory(line, guarded, 4)
     assert thetas(carries)[:, 0, 0].tolist() == [4, 3, 2.25, 2.25, 2.25 * 0.75]
@@ -180,14 +190,16 @@ def test_a_rise_is_judged_for_losses_of_any_sign(line, shift):
 
 
 def test_the_accepted_point_stays_whatever_a_minibatch_says_of_it(line):
-    # The loss rises from step to step, and theta rests: there is nowhere to go back to.
+    # The loss of a point rises from step to step. There is nowhere to go back to at first; then
+    # a step down, which is too high, is undone, and the next one is tried from where it was.
     def minibatch(problem, step):
-        return {"active": torch.full((problem.size,), 1.0 + step).double()}
+        return {"active": torch.full((problem.size,), 1.0 + 2 * step).double()}
 
     line.minibatch = minibatch
-    rule = Safeguarded(Replayed(torch.zeros(6, 1)), blow_up=1.0)
-    carries = trajectory(line, rule, 6)
-    assert (thetas(carries) == 4).all() and counted(rule, carries) == {"undos": 0}
+    rule = Safeguarded(Replayed([[0.0], [-1.0], [-1.0], [-1.0]]), blow_up=2.0)
+    carries = trajectory(line, rule, 4)
+    assert thetas(carries)[:, 0, 0].tolist() == [4, 4, 3, 4, 3.5]
+    assert counted(rule, carries) == {"undos": 1}
 
 
 # --- bounded growth ---------------------------------------------------------------------------
@@ -219,11 +231,25 @@ def test_no_step_grows_faster_than_allowed(proposed, growth, first_step):
 
 
 def test_an_undone_step_does_not_raise_the_bound(line):
-    rule = Safeguarded(Replayed([[-1.0], [-20.0], [-20.0], [-2.0]]), blow_up=1.0, growth=10.0)
+    rule = Safeguarded(Replayed([[-1.0], [-20.0], [-20.0], [-30.0]]), blow_up=1.0, growth=10.0)
     carries = trajectory(line, rule, 4)
-    # 4, 3, then -10 is bounded and too far: -7; back to 3; half of -2
-    assert thetas(carries)[:, 0, 0].tolist() == [4, 3, -7, 3, 2]
-    assert counted(rule, carries) == {"undos": 1, "bounded_steps": 1}
+    # -10 at most, which is too far, and undone; half of -30 is bounded by 10 times 1 again
+    assert thetas(carries)[:, 0, 0].tolist() == [4, 3, -7, 3, -7]
+    assert counted(rule, carries) == {"undos": 1, "bounded_steps": 2}
+
+
+def test_a_step_of_zero_has_a_finite_gradient(scripted):
+    spec, theta = ParamSpec.of({"x": ((2,), "free")}), torch.zeros(1, 2).double()
+    rule = Safeguarded(scripted(lambda seen: -seen.grad), blow_up=1.0, growth=1.0)
+    state, total = rule.init_state(theta, spec), 0.0
+    for step, grad in enumerate((theta, theta + 1, theta + 2)):
+        seen = Observation(grad, theta, theta.sum(1), step, 3, spec)
+        update, state = rule.step(seen, state)
+        total = total + update.sum()
+    (slope,) = torch.autograd.grad(total, rule.parameters())
+    assert slope.item() == pytest.approx(
+        -4
+    )  # twice -2: the last step is shortened to the length of the second
 
 
 # --- curvature --------------------------------------------------------------------------------
@@ -309,6 +335,40 @@ def test_after_undos_in_a_row_the_fall_back_has_a_turn(line, scripted):
     assert counted(guarded, carries) == {"undos": 3, "fallbacks": 1}
 
 
+def test_each_rule_is_damped_for_its_own_steps(line, scripted):
+    rule = scripted(lambda seen: 64 * seen.theta)
+    guarded = Safeguarded(rule, blow_up=1.0, fallback=descent(3.0), fallback_after=1)
+    carries = trajectory(line, guarded, 5)
+    assert thetas(carries)[:, 0, 0].tolist() == [4, 4 * 65, 4, -8, 4, -2]
+    record = carries[-1].state.record
+    assert record.scale[0] == 0.5 and record.fallback_scale[0] == 0.5
+
+
+def test_a_quasi_newton_fall_back_is_told_of_the_step_that_was_taken(separable, scripted):
+    bowl = separable((1.0, 30.0, 0.01), 1.0, 0.3)
+    rule = Safeguarded(
+        scripted(lambda seen: seen.grad), fallback=LBFGS(3.0), ascent=0.0, growth=1.2,
+        first_step=0.01,
+    )  # fmt: skip
+    memory = trajectory(bowl, rule, 12)[-1].state.memory.fallback
+    assert memory.s.abs().sum() > 0
+    torch.testing.assert_close(memory.y, memory.s * bowl.curvature, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Adam", "RMSprop"])
+def test_problems_with_undos_together_equal_each_alone(name):
+    optimizee = Quadratic(3, "gaussian", init_std=1.0).double()
+    rule = Safeguarded(Baseline(getattr(torch.optim, name), 0.3), blow_up=1.0)
+    together = trajectory(optimizee, rule, 10)
+    undos = rule.counts(together[-1].state)["undos"]
+    assert len(set(undos.tolist())) > 1
+    for b in PROBLEMS:
+        alone = trajectory(optimizee, rule, 10, (b,))
+        torch.testing.assert_close(
+            thetas(alone)[:, 0], thetas(together)[:, b], rtol=1e-9, atol=1e-12
+        )
+
+
 # --- meta-gradients ---------------------------------------------------------------------------
 
 
@@ -366,8 +426,11 @@ def test_the_whole_gradient_is_the_slope_where_guards_act(guards):
     assert (directions @ ours - slopes).norm() <= 1e-6 * slopes.norm()
 
 
-def test_what_is_not_a_number_leaves_the_gradient_of_other_problems_alone():
+@pytest.mark.parametrize("reads_loss", [False, True])
+def test_what_is_not_a_number_leaves_the_gradient_of_other_problems_alone(scripted, reads_loss):
     spec, rule = ParamSpec.of({"x": ((3,), "free")}), shaken(blow_up=1.0, growth=1.5, curvature=0.1)
+    if reads_loss:
+        rule.rule = scripted(lambda seen: -0.1 * seen.loss.unsqueeze(1) * seen.grad)
     theta = torch.ones(2, 3).double()
     broken = theta.clone()
     broken[0] = math.nan
