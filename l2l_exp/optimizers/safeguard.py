@@ -242,8 +242,7 @@ class Safeguarded(LearnedOptimizer):
         self, blown: Tensor, away: Tensor, state: SafeguardedState, after: SafeguardedState
     ) -> SafeguardedState:
         """`after` where the point was accepted; else the state of the accepted point."""
-        old, marks = self._map_memory, state.record
-        restored = old(partial(choose, away), state.before, state.memory)
+        keep, marks = partial(choose, blown), state.record
         fresh = away & (marks.undone == 0)  # else still on its way back, for rounding
         mine, other = fresh & (marks.fell_back == 0), fresh & (marks.fell_back == 1)
         undone = marks._replace(
@@ -257,8 +256,8 @@ class Safeguarded(LearnedOptimizer):
             undos=marks.undos + fresh,
         )
         return SafeguardedState(
-            old(partial(choose, blown), restored, after.memory),
-            old(partial(choose, blown), state.before, state.memory),
+            self._map_memory(keep, state.before, after.memory),
+            self._map_memory(keep, state.before, state.memory),
             _rows(blown, state.anchor, after.anchor),
             _rows(blown, torch.zeros_like(state.update), after.update),
             map_state(lambda one, other: torch.where(blown, one, other), undone, after.record),
