@@ -143,7 +143,11 @@ def build_rule(cfg: DictConfig, node: DictConfig) -> Any:
     if not isinstance(rule, LearnedOptimizer):
         raise ConfigError(f"{node._get_full_key(None)}: {node._target_} is not a LearnedOptimizer")
     if rule.architecture is None:
-        rule.architecture = plain(node)
+        rule.architecture = plain(node) | {
+            name: part.architecture  # a trained rule inside another one: it is rebuilt, not read
+            for name, part in rule.named_children()
+            if name in node and getattr(part, "architecture", None) is not None
+        }
     return rule.to(_device(cfg), getattr(torch, cfg.dtype))
 
 

@@ -117,6 +117,8 @@ class Console:
                 f"{summary['n_problems']} fresh problems"
             )
             self._out.print(_table(summary))
+        if "counts" in summary["learned"]:
+            self._say(f"learned: {_counted(summary['learned']['counts'], summary['n_problems'])}")
         for criterion, paired in summary["paired"].items():
             if paired is not None:
                 ratio = {key: _exp(value) for key, value in paired["log_ratio"].items()}
@@ -172,6 +174,14 @@ def _table(summary: Mapping[str, Any]) -> Table:
         cells += [str(failed), f"{one['seconds_per_step'] * 1e6:.0f}"]
         table.add_row(name, *cells)
     return table
+
+
+def _counted(counts: Mapping[str, Mapping[str, int]], problems: int) -> str:
+    """How often something happened, and in how many problems."""
+    return "; ".join(
+        f"{count['total']} {name.replace('_', ' ')} in {count['problems']} of {problems} problems"
+        for name, count in counts.items()
+    )
 
 
 def _cell(spread: Mapping[str, float]) -> str:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,7 @@ class EvalRecord:
         metrics: name -> (M, B), as `Optimizee.metrics` gives them.
         diverged: (B,) a loss was not finite, or above ten times the first one, at any step.
         lr: learning rate, None for rules without one.
+        counts: name -> (B,), what the rule counted over the T steps, as a safeguard does.
     """
 
     problems: npt.NDArray[np.int64]
@@ -52,6 +53,7 @@ class EvalRecord:
     metrics: Mapping[str, Floats]
     diverged: npt.NDArray[np.bool_]
     lr: float | None = None
+    counts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def status(self) -> npt.NDArray[np.str_]:
@@ -141,14 +143,14 @@ def _evaluate_chunk(
         optimizee = Repeated(optimizee, len(rates))
     problem = optimizee.sample(problems, seed)
     episode = Episode(optimizee, problem, horizon)
-    start = episode.start(rule)
+    start = last = episode.start(rule)
     first = start.loss
     keep = set(recorded_steps(horizon))
     losses, means = [first], [first]
     metrics = [optimizee.metrics(start.theta, problem)] if 0 in measured else []
     total, bad = torch.zeros_like(first, dtype=torch.float64), ~first.isfinite()
     for carry in unroll(episode, rule, start, horizon, reuse_state=True):
-        step = carry.seen.step
+        last, step = carry, carry.seen.step
         total += carry.loss
         bad |= ~(carry.loss <= BLOW_UP * first)  # true for NaN too
         if step in keep:
@@ -164,6 +166,7 @@ def _evaluate_chunk(
         metric_steps=np.asarray(measured),
         metrics={name: _stack([m[name] for m in metrics]) for name in metrics[0]},
         diverged=bad.cpu().numpy(),
+        counts={k: x.long().cpu().numpy() for k, x in rule.counts(last.state).items()},
     )
     return [_rows(whole, place, rate) for place, rate in enumerate(rates)]
 
@@ -181,6 +184,7 @@ def _rows(record: EvalRecord, place: int, rate: float | None) -> EvalRecord:
         {name: values[:, rows] for name, values in record.metrics.items()},
         record.diverged[rows],
         rate,
+        {name: count[rows] for name, count in record.counts.items()},
     )
 
 
@@ -196,6 +200,7 @@ def _join(parts: Sequence[EvalRecord]) -> EvalRecord:
         {k: np.concatenate([p.metrics[k] for p in parts], axis=1) for k in first.metrics},
         np.concatenate([p.diverged for p in parts]),
         first.lr,
+        {k: np.concatenate([p.counts[k] for p in parts]) for k in first.counts},
     )
 
 

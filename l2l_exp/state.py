@@ -129,6 +129,7 @@ def _encode(contender: Contender) -> dict[str, Any]:
         "records": place,
         "lr": [record.lr for record in records],
         "metrics": [list(record.metrics) for record in records],
+        "counts": [list(record.counts) for record in records],
         "tuned": None if tuned is None else _encode_tuned(tuned),
         "cost": vars(contender.cost),
     }
@@ -136,6 +137,7 @@ def _encode(contender: Contender) -> dict[str, Any]:
     for i, record in enumerate(records):
         arrays |= {f"{i}.{name}": getattr(record, name) for name in ARRAYS}
         arrays |= {f"{i}.metrics.{name}": values for name, values in record.metrics.items()}
+        arrays |= {f"{i}.counts.{name}": values for name, values in record.counts.items()}
     return arrays
 
 
@@ -145,10 +147,11 @@ def _decode(arrays: dict[str, Any]) -> Contender:
     records = [
         EvalRecord(
             **{name: arrays[f"{i}.{name}"] for name in ARRAYS},
-            metrics={name: arrays[f"{i}.metrics.{name}"] for name in names},
+            metrics={name: arrays[f"{i}.metrics.{name}"] for name in about["metrics"][i]},
             lr=lr,
+            counts={name: arrays[f"{i}.counts.{name}"] for name in about["counts"][i]},
         )
-        for i, (names, lr) in enumerate(zip(about["metrics"], about["lr"], strict=True))
+        for i, lr in enumerate(about["lr"])
     ]
     return Contender(
         name=about["name"],

@@ -42,6 +42,7 @@ from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.optimizers.normalised import NormalisedController, SecantController
 from l2l_exp.optimizers.ntm_bfgs import NTMBFGS, EncodedController
 from l2l_exp.optimizers.partitioned import Partitioned
+from l2l_exp.optimizers.safeguard import Safeguarded
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
@@ -177,6 +178,14 @@ LEARNED |= {
     ),
     "ntm_secant": lambda: NTMBFGS(
         SecantController(readout_std=0.5, **TINY), 0.01, True, history=2, read="two_loop"
+    ),
+    "safeguarded": lambda: Safeguarded(
+        CoordinatewiseLSTM(3, 1, readout_std=0.5), blow_up=3.0, growth=1.1, curvature=0.1
+    ),
+    "safeguarded_fallback": lambda: Safeguarded(
+        CoordinatewiseLSTM(2, 1, readout_std=0.5),
+        fallback=CoordinatewiseLSTM(2, 1, Identity(0.5), readout_std=0.5, seed=1),
+        ascent=0.0,
     ),
 }
 

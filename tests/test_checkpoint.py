@@ -263,6 +263,15 @@ def test_missing_and_extra_tensors_are_named(saved, change):
     refused(saved, saved / PARAMETERS, "does not fit", "readout_bias")
 
 
+@pytest.mark.parametrize(
+    "name", ["os.mkdir", "torch.optim.lr_scheduler.StepLR", "torch.load", None]
+)
+def test_of_classes_that_are_asked_for_by_name_only_torch_optimizers_are_given(saved, name):
+    node = {"_target_": "hydra.utils.get_class", "path": name}
+    rewrite(saved, lambda d: d["architecture"].update(encoding=node))
+    refused(saved, saved / DESCRIPTION, str(name), "torch optimizer" if name else "cannot be")
+
+
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize(
     "target",

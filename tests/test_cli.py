@@ -218,6 +218,42 @@ def test_a_baseline_can_take_the_place_of_the_learned_rule(only_run):
     assert set(names) == {"adam (evaluated)", "sgd", "adam"}
 
 
+def test_a_trained_rule_is_evaluated_with_safeguards_whose_use_is_told(
+    command, only_run, workplace
+):
+    trained = only_run("train", *SHORT, "tracking=none")
+    guarded = [
+        "optimizer=safeguarded", "optimizer@optimizer.rule=trained",
+        f"optimizer.rule.source={trained}", "seed=3",
+    ]  # fmt: skip
+    off = only_run("evaluate", *guarded, *TINY, "tracking=none")
+    for criterion in ("average", "final"):
+        assert summary_of(off)["learned"][criterion] == summary_of(trained)["learned"][criterion]
+    assert "counts" not in summary_of(off)["learned"] and summary_of(off)["seed"] == 0
+    outcome = command(
+        "evaluate", *guarded, *TINY, "tracking=none", "optimizer.growth=1",
+        "optimizer.first_step=1e-6",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    folder = run_folders(workplace)[-1]
+    count = summary_of(folder)["learned"]["counts"]["bounded_steps"]
+    assert count["problems"] <= 3 <= count["total"] <= 9
+    assert f"bounded steps in {count['problems']} of 3 problems" in outcome.out
+    assert '"test.learned.counts.bounded_steps.total"' in (folder / "metrics.jsonl").read_text()
+
+
+def test_a_rule_is_trained_inside_its_safeguards(only_run):
+    short = [key for key in SHORT if not key.startswith("optimizer.")]
+    trained = only_run(
+        "train", "optimizer=safeguarded", "optimizer.blow_up=2", "optimizer.rule.hidden_units=2",
+        "optimizer@optimizer.fallback=sgd", "optimizer.fallback.lr=0.01", *short, "tracking=none",
+    )  # fmt: skip
+    again = only_run("evaluate", f"optimizer.source={trained}", *TINY, "tracking=none")
+    for criterion in ("average", "final"):
+        assert summary_of(again)["learned"][criterion] == summary_of(trained)["learned"][criterion]
+    assert set(summary_of(again)["learned"]["counts"]) == {"undos", "fallbacks"}
+
+
 def test_a_baseline_can_be_given_its_rate(only_run):
     folder = only_run("evaluate", "optimizer=sgd", "optimizer.lr=0.01", *TINY, "tracking=none")
     assert summary_of(folder)["learned"]["lr"] == {"average": 0.01, "final": 0.01}

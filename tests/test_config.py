@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from l2l_exp import checkpoint, cli
 from l2l_exp.config import (
+    ConfigError,
     EvaluationConfig,
     TrackingConfig,
     TrainingConfig,
@@ -245,6 +246,58 @@ def test_a_sweep_changes_nothing_but_hydra(composed):
             set(OmegaConf.load(SWEEPS / f"{name}.yaml")) == {"hydra"}
             or plain(composed(entry, f"sweeps={name}")).keys() == plain(composed(entry)).keys()
         )
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "optimizer"])
+def test_every_rule_with_meta_parameters_comes_back_from_its_checkpoint(
+    name, composed, source, tmp_path
+):
+    cfg = composed("train", f"optimizer={name}")
+    if "source" in cfg.optimizer:
+        cfg.optimizer.source = source
+    rule = build_rule(cfg, cfg.optimizer)
+    if any(True for _ in rule.parameters()):
+        checkpoint.save(tmp_path, rule, {})
+        loaded = checkpoint.load(tmp_path)
+        assert type(loaded) is type(rule) and repr(loaded) == repr(rule)
+        assert all(torch.equal(x, rule.state_dict()[key]) for key, x in loaded.state_dict().items())
+
+
+WRAPPED = ["optimizer=safeguarded", "optimizer@optimizer.fallback=sgd"]
+
+
+@pytest.mark.parametrize("inner", ["lstm", "trained"])
+def test_a_wrapped_rule_is_rebuilt_from_a_checkpoint_alone(inner, composed, source, tmp_path):
+    cfg = composed(
+        "train", *WRAPPED, "optimizer.fallback.lr=0.1", "optimizer.ascent=0.5",
+        f"optimizer@optimizer.rule={inner}",
+    )  # fmt: skip
+    if inner == "trained":
+        cfg.optimizer.rule.source = source
+    rule = build_rule(cfg, cfg.optimizer)
+    checkpoint.save(tmp_path, rule, {})
+    loaded = checkpoint.load(tmp_path)
+    assert "source" not in loaded.architecture["rule"]
+    assert loaded.ascent == 0.5 and loaded.fallback.rates == (0.1,)
+    assert loaded.fallback.optimizer is torch.optim.SGD
+    mine, theirs = rule.state_dict(), loaded.state_dict()
+    assert list(mine) == list(theirs) and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.blow_up=0.5"], "optimizer: blow_up=0.5 must be >= 1, or null"),
+        (["optimizer.ascent=0"], "ascent=0 has no effect without fallback"),
+        (["optimizer@optimizer.fallback=adam"], "fallback.lr=tuned must be one number"),
+        (["optimizer@optimizer.rule=adam"], "rule.lr=tuned must be one number"),
+    ],
+)
+def test_what_a_safeguard_refuses_is_told_in_one_line(overrides, message, composed):
+    cfg = composed("train", "optimizer=safeguarded", *overrides)
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_rule(cfg, cfg.optimizer)
+    assert "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------ keys that scripts rely on

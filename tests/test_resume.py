@@ -368,7 +368,7 @@ def a_contender(tuned: bool) -> Contender:
         return EvalRecord(
             np.arange(3), np.array([0, 1, 2]), rng.normal(size=(3, 3)), rng.normal(size=(3, 3)),
             np.array([0, 2]), {"train_loss": np.array([[1.0, 2.0, np.inf]] * 2)},
-            np.array([False, True, False]), lr,
+            np.array([False, True, False]), lr, {"undos": np.array([0, 2, 1])},
         )  # fmt: skip
 
     scores = {"average": {0.1: 1.0, 10 ** (-1 / 4): np.inf}, "final": {0.1: 2.0, 0.3: 1.5}}
@@ -392,10 +392,11 @@ def test_a_contender_comes_back_exactly(tuned, tmp_path):
     assert list(back.records) == list(given.records)
     for criterion, mine in given.records.items():
         for field, value in vars(mine).items():
-            if field == "metrics":
-                assert list(value) == list(back.records[criterion].metrics)
+            if field in ("metrics", "counts"):
+                theirs = getattr(back.records[criterion], field)
+                assert list(value) == list(theirs)
                 for key in value:
-                    np.testing.assert_array_equal(value[key], back.records[criterion].metrics[key])
+                    np.testing.assert_array_equal(value[key], theirs[key])
             else:
                 np.testing.assert_array_equal(value, getattr(back.records[criterion], field))
 

@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from l2l_exp.optimizees.spec import ParamSpec
@@ -95,21 +97,71 @@ class LearnedOptimizer(nn.Module, ABC):
     def take(self, state: State, index: Tensor) -> State:
         """Restrict a state as `Observation.take` restricts an observation.
 
-        This default serves states whose every tensor ends in the axes (B, N); a rule with another
-        layout overrides it.
+        For coupling "none" this default serves states whose every tensor ends in the axes (B, N);
+        a rule with another layout overrides it, or `map_problems` where it couples coordinates.
         """
         if self.coupling == "none":
             return map_state(lambda x: x.flatten(-2)[..., index].unsqueeze(-1), state)
-        return map_state(lambda x: x.index_select(-2, index), state)
+        return self.map_problems(lambda axis, x: x.index_select(axis, index), state)
+
+    def map_problems(self, function: Callable[..., Tensor], *states: State) -> State:
+        """Apply `function(axis, tensor, ...)` to states tensor by tensor; `axis` has the problems.
+
+        This default serves states whose every tensor ends in the axes (B, N); a rule with another
+        layout overrides it.
+
+        Args:
+            function: is told which axis of its tensors counts the problems.
+            states: of this rule, all of the same problems.
+        """
+        return map_state(partial(function, -2), *states)
+
+    def select(self, where: Tensor, state: State, other: State) -> State:
+        """`state` in the problems that `where` (B,) names, `other` elsewhere."""
+        return self.map_problems(partial(choose, where), state, other)
+
+    def step_trusted(
+        self, seen: Observation, state: State, trusted: Tensor
+    ) -> tuple[Tensor, State]:
+        """The step, where pairs of problems that are not trusted stay out of the rule's memory.
+
+        The pair is what theta and the gradient have changed by since the last observation. This
+        default, for rules that it knows nothing of, keeps the whole old state of these problems;
+        a rule with a memory of pairs overrides it to keep no more than that out.
+
+        Args:
+            seen, state: as for `step`.
+            trusted: (B,) bool.
+        """
+        update, after = self.step(seen, state)
+        return update, self.select(trusted, after, state)
+
+    def told(self, state: State, update: Tensor) -> State:
+        """The state after a step whose update was replaced by `update` (B, N).
+
+        For rules that keep their last update; this default is for those that do not.
+        """
+        return state
+
+    def counts(self, state: State) -> Mapping[str, Tensor]:
+        """What the rule has counted in an episode, by name: (B,) each. None by default."""
+        return {}
 
 
-def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
-    """Apply `function` to every tensor of a state, keeping its structure."""
+def choose(where: Tensor, axis: int, one: Tensor, other: Tensor) -> Tensor:
+    """`one` where `where` (B,) holds along an axis of B, `other` elsewhere."""
+    shape = [1] * one.dim()
+    shape[axis] = -1
+    return torch.where(where.view(shape), one, other)
+
+
+def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:
+    """Apply `function` to every tensor of a state, and to those of others of its structure."""
     if isinstance(state, Tensor):
-        return function(state)
+        return function(state, *others)
     if isinstance(state, dict):
-        return {key: map_state(function, value) for key, value in state.items()}
-    parts = [map_state(function, value) for value in state]
+        return {key: map_state(function, state[key], *(x[key] for x in others)) for key in state}
+    parts = [map_state(function, *values) for values in zip(state, *others, strict=True)]
     return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
 
 

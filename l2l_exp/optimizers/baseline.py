@@ -1,6 +1,7 @@
 """Hand-designed rules: torch.optim behind the interface of a learned optimizer."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -135,3 +136,23 @@ class Baseline(LearnedOptimizer):
             raise ValueError(f"only a state of one learning rate can be cut, not {self.rates}")
         cut = map_state(lambda x: x.flatten()[index].unsqueeze(-1) if x.dim() else x, state)
         return BaselineState(cut.slots)
+
+    def map_problems(self, function: Callable[..., Tensor], *states: State) -> State:
+        """Problems are rows; step counts are shared by all of them, the highest is kept.
+
+        What torch has not made yet counts as zeros, which is what it begins with.
+        """
+        groups = zip(*(state.slots for state in states), strict=True)
+        return BaselineState(tuple(_map_slots(function, group) for group in groups))
+
+
+def _map_slots(
+    function: Callable[..., Tensor], group: Sequence[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """`function` on the tensors of the same name."""
+    known = max(group, key=len)
+    mapped = {}
+    for name, like in known.items():
+        tensors = [slots.get(name, torch.zeros_like(like)) for slots in group]
+        mapped[name] = function(-2, *tensors) if like.dim() else reduce(torch.maximum, tensors)
+    return mapped

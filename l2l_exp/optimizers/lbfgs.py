@@ -1,6 +1,7 @@
 """L-BFGS without line search: torch.optim.LBFGS for many problems at once."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -122,6 +123,21 @@ class LBFGS(Baseline):
         if len(self.rates) != 1:
             raise ValueError(f"only a state of one learning rate can be cut, not {self.rates}")
         return LBFGSState(*map_state(lambda x: x.index_select(0, index), state))
+
+    def map_problems(self, function: Callable[..., Tensor], *states: Any) -> LBFGSState:
+        """Problems are the first axis of everything."""
+        return LBFGSState(*map_state(partial(function, 0), *states))
+
+    def step_trusted(
+        self, seen: Observation, state: LBFGSState, trusted: Tensor
+    ) -> tuple[Tensor, LBFGSState]:
+        """The step; a pair that is not trusted serves neither the memory nor this direction."""
+        still = torch.where(trusted.unsqueeze(1), state.moved, 0.0)  # y.s = 0: no pair
+        return self.step(seen, state._replace(moved=still))
+
+    def told(self, state: LBFGSState, update: Tensor) -> LBFGSState:
+        """s is what theta moves by in truth."""
+        return state._replace(moved=update)
 
     def _row_rates(self, theta: Tensor) -> Tensor:
         """The learning rate of each row (R,)."""

@@ -1,9 +1,13 @@
 """A memory that holds an approximate inverse Hessian: dense, or the last low-rank writes."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from l2l_exp.optimizers.base import map_state
 
 CURVATURE = 1e-10
 """A two-loop read leaves out pairs whose left.right is not above this times |left| |right|."""
@@ -25,12 +29,6 @@ class Memory(NamedTuple):
     recent_left: tuple[Tensor, ...]  # (W, B, N) each, oldest first
     recent_right: tuple[Tensor, ...]
 
-    def take(self, index: Tensor) -> "Memory":
-        """Restrict to some problems (n,)."""
-        left, right = self.left.index_select(1, index), self.right.index_select(1, index)
-        recent = [tuple(x.index_select(1, index) for x in part) for part in self[3:]]
-        return Memory(self.dense.index_select(0, index), left, right, recent[0], recent[1])
-
 
 def empty(theta: Tensor, history: int | None) -> Memory:
     """Nothing written: dense where `history` is None, else of the last `history` pairs."""
@@ -42,10 +40,8 @@ def empty(theta: Tensor, history: int | None) -> Memory:
 
 def write(memory: Memory, left: Tensor, right: Tensor) -> Memory:
     """M + sum over pairs of left right^T: (W, B, N) each."""
-    memory = settle(memory)
     recent = (*memory.recent_left, left), (*memory.recent_right, right)
-    written = memory._replace(recent_left=recent[0], recent_right=recent[1])
-    return written if torch.is_grad_enabled() else settle(written)
+    return settle(memory._replace(recent_left=recent[0], recent_right=recent[1]))
 
 
 def settle(memory: Memory) -> Memory:
@@ -65,6 +61,27 @@ def settle(memory: Memory) -> Memory:
         return Memory(memory.dense, left[-pairs:], right[-pairs:], rest_left, rest_right)
     dense = torch.baddbmm(memory.dense, left.permute(1, 2, 0), right.transpose(0, 1))
     return Memory(dense, memory.left, memory.right, rest_left, rest_right)
+
+
+def map_problems(function: Callable[..., Tensor], *memories: Memory) -> Memory:
+    """Apply `function(axis, tensor, ...)` tensor by tensor; `axis` counts the problems.
+
+    A memory with fewer writes that a graph leads to counts as if it had written zeros since.
+    """
+    settled = [settle(memory) for memory in memories]
+    longest = max(settled, key=lambda memory: len(memory.recent_left))
+    padded = [_padded(memory, longest) for memory in settled]
+    dense = function(0, *(memory.dense for memory in padded))
+    rest = map_state(partial(function, -2), *(memory[1:] for memory in padded))
+    return Memory(dense, *rest)
+
+
+def _padded(memory: Memory, longest: Memory) -> Memory:
+    """A memory after as many writes as another one, the missing ones zeros."""
+    missing = longest.recent_left[len(memory.recent_left) :]
+    zeros = tuple(torch.zeros_like(write) for write in missing)
+    recent = memory.recent_left + zeros, memory.recent_right + zeros
+    return memory._replace(recent_left=recent[0], recent_right=recent[1])
 
 
 def read(memory: Memory, vectors: Tensor) -> Tensor:

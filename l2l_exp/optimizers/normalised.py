@@ -91,7 +91,7 @@ class UnitFree(Controller):
 
     def init_state(self, theta: Tensor) -> UnitFreeState:
         """Zeros, and theta."""
-        return UnitFreeState(self.lstm.init_state(theta), torch.zeros_like(theta), theta)
+        return UnitFreeState(self.lstm.init_state(theta), torch.zeros_like(theta), theta.detach())
 
     def query(self, seen: Observation, state: UnitFreeState) -> Tensor:
         """The gradient and its change: (2, B, N)."""

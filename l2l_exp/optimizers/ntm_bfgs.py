@@ -1,6 +1,8 @@
 """NTM-BFGS: a controller that reads and writes an approximate inverse Hessian."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -62,10 +64,6 @@ class Controller(nn.Module, ABC):
             answers: (R, B, N) the memory times the read vectors.
             state: its own.
         """
-
-    def take(self, state: State, index: Tensor) -> State:
-        """Restrict a state to some problems (n,): the last axes but one of its tensors."""
-        return map_state(lambda x: x.index_select(-2, index), state)
 
 
 class NTMState(NamedTuple):
@@ -182,13 +180,14 @@ class NTMBFGS(LearnedOptimizer):
             return memory.read_two_loops(stored, vectors, multiple)
         return multiple * vectors + memory.read(stored, vectors)
 
-    def take(self, state: Any, index: Tensor) -> NTMState:
-        """Restrict to some problems (n,)."""
+    def map_problems(self, function: Callable[..., Tensor], *states: Any) -> NTMState:
+        """The memory as it says; of the rest every tensor ends in (B, N) or (B, 1)."""
+        rows = partial(function, -2)
         return NTMState(
-            self.controller.take(state.controller, index),
-            state.memory.take(index),
-            state.multiple.index_select(0, index),
-            state.answers.index_select(1, index),
+            map_state(rows, *(state.controller for state in states)),
+            memory.map_problems(function, *(state.memory for state in states)),
+            map_state(rows, *(state.multiple for state in states)),
+            map_state(rows, *(state.answers for state in states)),
         )
 
 

@@ -1,7 +1,8 @@
 """Different rules for different parts of the parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any, NamedTuple, cast, get_args
 
 import torch
@@ -174,6 +175,44 @@ class Partitioned(LearnedOptimizer):
                 mine = torch.searchsorted(places, own)  # counted among the part's coordinates
             states[name] = rule.take(state.parts[name], mine)
         return PartitionedState(owner.view(len(index), -1), states)
+
+    def map_problems(
+        self, function: Callable[..., Tensor], *states: PartitionedState
+    ) -> PartitionedState:
+        """Every part as its rule says; of an elementwise one the coordinates by problem."""
+        problems = states[0].owner.shape[0]
+        parts = {}
+        for name in states[0].parts:
+            rule, mine = self._rule(name), [state.parts[name] for state in states]
+            each = partial(_by_problem, function, problems)
+            parts[name] = rule.map_problems(each if rule.coupling == "none" else function, *mine)
+        return PartitionedState(function(-2, *(state.owner for state in states)), parts)
+
+    def told(self, state: PartitionedState, update: Tensor) -> PartitionedState:
+        """Tell every part its own of the update (B, N)."""
+        parts = {}
+        for name, mine in self._places(state).items():
+            rule, own = self._rule(name), update.flatten()[mine]
+            rows = len(mine) if rule.coupling == "none" else len(update)
+            parts[name] = rule.told(state.parts[name], own.view(rows, -1))
+        return state._replace(parts=parts)
+
+    def counts(self, state: PartitionedState) -> Mapping[str, Tensor]:
+        """What the parts have counted, by "part.name"."""
+        return {
+            f"{name}.{what}": count
+            for name, mine in state.parts.items()
+            for what, count in self._rule(name).counts(mine).items()
+        }
+
+
+def _by_problem(
+    function: Callable[..., Tensor], problems: int, axis: int, *tensors: Tensor
+) -> Tensor:
+    """Apply `function` to tensors whose `axis` counts the coordinates of all problems."""
+    first = axis if axis >= 0 else axis - 1
+    cut = [x.unflatten(axis, (problems, -1)) for x in tensors]
+    return function(first, *cut).flatten(first, first + 1)
 
 
 def _deal_units(

@@ -31,9 +31,10 @@ def summarize(
         `learned`, `baselines.<name>` and `references.<name>` hold per criterion {mean, median, low,
         high}, where low and high bound the median over problems (95 %); a criterion that the
         optimizee does not have is None. `held_out_accuracy` and `suboptimality`, at the last step,
-        are there where the optimizee has them. `paired` compares with the baseline that was best on
-        validation problems, `comparisons` with every baseline. Numbers that are not finite become
-        null.
+        are there where the optimizee has them, `counts` where the rule counts something, as a
+        safeguard does: {total, problems} by name, the latter those in which it is not 0. `paired`
+        compares with the baseline that was best on validation problems, `comparisons` with every
+        baseline. Numbers that are not finite become null.
     """
     record = next(iter(learned.records.values()))
     comparisons = {
@@ -82,6 +83,11 @@ def contender(one: Contender) -> dict[str, Any]:
         summary["lr"] = dict(one.tuned.rates)
         summary["validation"] = {name: one.validation_score(name) for name in one.records}
     summary["status"] = _count(one.records["final"])
+    if one.records["final"].counts:
+        summary["counts"] = {
+            name: {"total": int(count.sum()), "problems": int((count > 0).sum())}
+            for name, count in one.records["final"].counts.items()
+        }
     summary["seconds_per_step"] = one.cost.rule_seconds
     summary["gradient_seconds_per_step"] = one.cost.gradient_seconds
     summary["state_bytes_per_coordinate"] = one.cost.state_bytes_per_coordinate

@@ -6,6 +6,8 @@ import torch
 from l2l_exp.evaluation import evaluate
 from l2l_exp.optimizees.repeated import Repeated
 from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.unroll import Episode, unroll
 
@@ -131,3 +133,17 @@ def test_an_untuned_baseline_says_so_and_with_rates_tunes_it():
 def test_impossible_rates_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Baseline(torch.optim.SGD, **settings)
+
+
+def test_of_a_shared_step_count_the_highest_is_kept_when_states_are_mixed():
+    rule, theta = Baseline(torch.optim.Adam, 0.1), torch.ones(2, 3)
+    spec = ParamSpec.of({"x": ((3,), "free")})
+    early = rule.init_state(theta, spec)
+    seen = Observation(theta, theta, theta.sum(1), 0, 2, spec)
+    _, late = rule.step(seen, early)
+    where = torch.tensor([True, False])
+    for one, other, kept in ((early, late, 1), (late, early, 0)):
+        (slots,) = rule.select(where, one, other).slots
+        assert slots["step"] == 1
+        assert torch.equal(slots["exp_avg"][kept], late.slots[0]["exp_avg"][kept])
+        assert not slots["exp_avg"][1 - kept].any()

@@ -1,10 +1,12 @@
 """The memory against a matrix that is written out."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from l2l_exp.optimizers import memory
-from l2l_exp.optimizers.base import map_state, state_tensors
+from l2l_exp.optimizers.base import choose, map_state, state_tensors
 
 B, N, PAIRS = 3, 5, 2
 
@@ -105,11 +107,24 @@ def test_a_graph_holds_the_vectors_written_and_never_a_matrix_of_each_step():
     assert saved and sum(saved.values()) < 2 * size * size
 
 
+@pytest.mark.parametrize("history", [None, 3])
 @pytest.mark.parametrize("graph", [True, False])
-def test_taking_problems_takes_their_memory(graph):
-    stored, index, asked = written(3, some_writes(4), graph), torch.tensor([2, 0]), vectors(1, 99)
-    part = memory.read(stored.take(index), asked[:, index])
-    torch.testing.assert_close(part, memory.read(stored, asked)[:, index])
+def test_taking_problems_takes_their_memory(graph, history):
+    stored, index = written(history, some_writes(4), graph), torch.tensor([2, 0])
+    part = memory.map_problems(lambda axis, x: x.index_select(axis, index), stored)
+    asked = vectors(1, 99)
+    torch.testing.assert_close(
+        memory.read(part, asked[:, index]), memory.read(stored, asked)[:, index]
+    )
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_problems_of_two_memories_are_mixed(graph):
+    one, other = (written(None, some_writes(count), graph) for count in (4, 2))
+    where, asked = torch.tensor([True, False, True]), vectors(2, 99)
+    mixed = memory.map_problems(partial(choose, where), one, other)
+    expected = torch.where(where.unsqueeze(-1), memory.read(one, asked), memory.read(other, asked))
+    torch.testing.assert_close(memory.read(mixed, asked), expected)
 
 
 @pytest.mark.parametrize("graph", [True, False])

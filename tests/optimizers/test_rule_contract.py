@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
+from l2l_exp import checkpoint
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers import lstm
 from l2l_exp.optimizers.base import Observation, map_state, state_tensors
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.partitioned import Partitioned
+from l2l_exp.state import TrainingFile
 
 SPEC = ParamSpec.of({"w": ((2, 3), "fc"), "b": ((3,), "bias")})
 B, N = 4, SPEC.size
@@ -24,11 +26,11 @@ def observation(step=0, seed=0):
     return Observation(grad**5, theta, theta.square().sum(1), step, 10, SPEC)
 
 
-def warm(rule, steps=2):
+def warm(rule, steps=2, seed=0):
     """A state that has seen something."""
-    state = rule.init_state(observation().theta, SPEC)
+    state = rule.init_state(observation(0, seed).theta, SPEC)
     for step in range(steps):
-        _, state = rule.step(observation(step), state)
+        _, state = rule.step(observation(step, seed), state)
     return state
 
 
@@ -53,12 +55,17 @@ def close(one, other):
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 
 
-def test_an_update_and_the_next_state_have_the_shapes_of_the_first(rule):
-    state = warm(rule)
-    update, after = rule.step(observation(2), state)
+def test_an_update_has_the_shape_and_dtype_of_theta(rule):
+    update, _ = rule.step(observation(2), warm(rule))
     assert update.shape == (B, N) and update.dtype == torch.float64 and update.isfinite().all()
-    assert [x.shape for x in state_tensors(after)] == [x.shape for x in state_tensors(state)]
     assert not any(x.requires_grad for x in state_tensors(rule.init_state(update, SPEC)))
+
+
+@torch.no_grad()  # with a graph a memory may grow: it keeps the factors of what it is made of
+def test_a_state_keeps_its_shapes(rule):
+    state = warm(rule)
+    _, after = rule.step(observation(2), state)
+    assert [x.shape for x in state_tensors(after)] == [x.shape for x in state_tensors(state)]
 
 
 def test_updates_answer_to_the_gradient(rule):
@@ -142,10 +149,58 @@ def test_stepping_a_taken_subset_equals_taking_from_the_whole_step(rule):
         close(a, b)
 
 
+@torch.no_grad()
+def test_the_problems_of_two_states_are_mixed_as_selected(rule):
+    states, where = [warm(rule), warm(rule, seed=1)], torch.tensor([True, False, False, True])
+    mixed, seen = rule.select(where, *states), observation(2)
+    update, _ = rule.step(seen, mixed)
+    for state, kept in zip(states, (where, ~where), strict=True):
+        close(update[kept], rule.step(seen, state)[0][kept])
+
+
+@torch.no_grad()
+def test_pairs_that_are_trusted_change_nothing(rule):
+    state, seen = warm(rule), observation(2)
+    update, after = rule.step(seen, state)
+    trusted, same_after = rule.step_trusted(seen, state, torch.ones(B, dtype=torch.bool))
+    assert torch.equal(trusted, update) and same(same_after, after)
+    assert same(rule.told(after, update), after)
+
+
 def test_a_state_keeps_its_structure_and_values_when_detached(rule):
     state = warm(rule)
     cut = map_state(torch.Tensor.detach, state)
     assert same(cut, state) and not any(x.requires_grad for x in state_tensors(cut))
+
+
+def test_a_state_is_saved_and_loaded_and_goes_on_as_before(rule, tmp_path):
+    state, path = map_state(torch.Tensor.detach, warm(rule)), tmp_path / "state.pt"
+    torch.save(state_tensors(state), path)
+    kept = iter(torch.load(path, weights_only=True))
+    back = map_state(lambda x: next(kept), state)
+    assert same(back, state)
+    update, after = rule.step(observation(2), back)
+    expected, expected_after = rule.step(observation(2), state)
+    assert torch.equal(update, expected) and same(after, expected_after)
+
+
+def test_meta_parameters_are_kept_by_checkpoints_and_by_meta_training(
+    learned_rule, monkeypatch, tmp_path
+):
+    whole = run(learned_rule, lambda seen: seen)
+    memory, progress = TrainingFile(tmp_path), {"progress": {}}
+    memory.keep(lambda: {"rule": learned_rule.state_dict(), **progress})
+    blank, other = copy.deepcopy(learned_rule), copy.deepcopy(learned_rule)
+    learned_rule.architecture = {"_target_": "of the table"}
+    checkpoint.save(tmp_path, learned_rule, {})
+    for rule in (blank, other):
+        for parameter in rule.parameters():
+            nn.init.zeros_(parameter)
+    monkeypatch.setattr(checkpoint, "rebuild", lambda architecture, path: blank)
+    loaded = checkpoint.load(tmp_path)
+    other.load_state_dict(memory.recall()["rule"])
+    assert torch.equal(run(loaded, lambda seen: seen), whole)
+    assert torch.equal(run(other, lambda seen: seen), whole)
 
 
 def test_rule_and_state_move_to_float32(rule):
