@@ -17,7 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from l2l_exp.config import register, shipped
 
 ROOT = Path(__file__).parent.parent
-README = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/optimizees.md"))
+README = "\n".join(
+    (ROOT / name).read_text() for name in ("README.md", "docs/optimizees.md", "docs/rules.md")
+)
 COMMANDS = ("l2l-train", "l2l-evaluate")
 KNOWN = (*COMMANDS, "make", "git", "cd", "mlflow", "pip", "uv", "python", "python3", "source",
          "export", "mkdir", "cp", "cat", "ls", "pytest", "nvidia-smi", "conda")  # fmt: skip

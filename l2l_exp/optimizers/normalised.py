@@ -151,9 +151,9 @@ class NormalisedController(UnitFree):
         layers: int = 2,
         global_cells: int = 5,
         forget_bias: float = 1.0,
-        readout_std: float = 0.01,
+        readout_std: float = 0.001,
         free_scale: float = 0.1,
-        write_scale: float = 0.1,
+        write_scale: float = 0.03,
         seed: int = 0,
     ) -> None:
         check_heads(self.read_heads, write_heads, self.read_delay)
@@ -208,9 +208,9 @@ class SecantController(UnitFree):
         layers: int = 2,
         global_cells: int = 5,
         forget_bias: float = 1.0,
-        readout_std: float = 0.01,
+        readout_std: float = 0.001,
         free_scale: float = 0.1,
-        write_scale: float = 0.1,
+        write_scale: float = 0.03,
         seed: int = 0,
     ) -> None:
         super().__init__(
