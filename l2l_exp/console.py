@@ -117,14 +117,16 @@ class Console:
                 f"{summary['n_problems']} fresh problems"
             )
             self._out.print(_table(summary))
-        if "counts" in summary["learned"]:
-            self._say(f"learned: {_counted(summary['learned']['counts'], summary['n_problems'])}")
+        learned = summary["learned"]
+        if "counts" in learned:
+            counted = _counted(learned["counts"], summary["n_problems"])
+            self._say(f"{learned['name']}: {counted}")
         for criterion, paired in summary["paired"].items():
             if paired is not None:
                 ratio = {key: _exp(value) for key, value in paired["log_ratio"].items()}
                 self._say(
-                    f"{criterion}: learned / {paired['best_baseline']} (best on validation) = "
-                    f"{_cell(ratio)}"
+                    f"{criterion}: {learned['name']} / {paired['best_baseline']} (best on "
+                    f"validation) = {_cell(ratio)}"
                 )
         if not self._brief:
             self._say(
@@ -162,9 +164,9 @@ def _table(summary: Mapping[str, Any]) -> Table:
         table.add_column("above minimum", justify="right")
     for name in ("not ok", "µs/step"):
         table.add_column(name, justify="right")
-    first = f"{summary['optimizer']} (evaluated)" if "lr" in summary["learned"] else "learned"
     references = {f"{name} (reference)": one for name, one in summary["references"].items()}
-    for name, one in {first: summary["learned"], **summary["baselines"], **references}.items():
+    learned = {summary["learned"]["name"]: summary["learned"]}
+    for name, one in {**learned, **summary["baselines"], **references}.items():
         cells = [_cell(one[criterion]) for criterion in shown]
         if has_accuracy:
             cells.append(f"{one['held_out_accuracy']['median']:.3f}")

@@ -28,13 +28,13 @@ def summarize(
         references: what is shown beside them, none or more; nothing is paired with these.
 
     Returns:
-        `learned`, `baselines.<name>` and `references.<name>` hold per criterion {mean, median, low,
-        high}, where low and high bound the median over problems (95 %); a criterion that the
-        optimizee does not have is None. `held_out_accuracy` and `suboptimality`, at the last step,
-        are there where the optimizee has them, `counts` where the rule counts something, as a
-        safeguard does: {total, problems} by name, the latter those in which it is not 0. `paired`
-        compares with the baseline that was best on validation problems, `comparisons` with every
-        baseline. Numbers that are not finite become null.
+        `learned`, `baselines.<name>` and `references.<name>` hold the `name` and per criterion
+        {mean, median, low, high}, where low and high bound the median over problems (95 %); a
+        criterion that the optimizee does not have is None. `held_out_accuracy` and `suboptimality`,
+        at the last step, are there where the optimizee has them, `counts` where the rule counts
+        something, as a safeguard does: {total, problems} by name, the latter those in which it is
+        not 0. `paired` compares with the baseline that was best on validation problems,
+        `comparisons` with every baseline. Numbers that are not finite become null.
     """
     record = next(iter(learned.records.values()))
     comparisons = {
@@ -71,7 +71,8 @@ def subject(summary: Mapping[str, Any]) -> str:
 
 def contender(one: Contender) -> dict[str, Any]:
     """What one rule reached, and what its step costs."""
-    summary: dict[str, Any] = {name: _spread(one, name) for name in CRITERIA}
+    summary: dict[str, Any] = {"name": one.name}
+    summary |= {name: _spread(one, name) for name in CRITERIA}
     accuracy_from = one.records.get("held_out", next(iter(one.records.values())))
     if "held_out_accuracy" in accuracy_from.metrics:
         accuracy = accuracy_from.metrics["held_out_accuracy"][-1]
