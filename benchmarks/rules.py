@@ -12,11 +12,13 @@ from benchmarks.measure import Call, Part, Result
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, state_tensors
 from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.encoded import EncodedController
 from l2l_exp.optimizers.gac import GAC
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
-from l2l_exp.optimizers.normalised import NormalisedController, SecantController
-from l2l_exp.optimizers.ntm_bfgs import NTMBFGS, EncodedController
+from l2l_exp.optimizers.normalised import NormalisedController
+from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.partitioned import Partitioned
+from l2l_exp.optimizers.secant import SecantController
 
 ADAM = "adam (torch's own)"
 RULES: Mapping[str, Callable[[], LearnedOptimizer]] = MappingProxyType(

@@ -35,14 +35,16 @@ from l2l_exp.optimizees.spectrum import Spectrum
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.by_hand import BFGSByHand
+from l2l_exp.optimizers.encoded import EncodedController
 from l2l_exp.optimizers.encoding import Identity, LogSign
 from l2l_exp.optimizers.gac import GAC
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
-from l2l_exp.optimizers.normalised import NormalisedController, SecantController
-from l2l_exp.optimizers.ntm_bfgs import NTMBFGS, EncodedController
+from l2l_exp.optimizers.normalised import NormalisedController
+from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.partitioned import Partitioned
 from l2l_exp.optimizers.safeguard import Safeguarded
+from l2l_exp.optimizers.secant import SecantController
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)

@@ -65,7 +65,7 @@ class BFGSByHand(Controller):
         """Write the last pair, and step along what the memory then says."""
         grad, u, s, lr = seen.grad, answers[0], state.s, self.lr
         v = u + s / lr
-        q, p = _dot(s, grad), _dot(grad, u)
+        q, p = dot(s, grad), dot(grad, u)
         curvature = q + lr * state.kappa  # y.s
         sizes = s.norm(dim=-1, keepdim=True)
         good = curvature > CURVATURE * sizes * sizes
@@ -78,6 +78,6 @@ class BFGSByHand(Controller):
         return heads, ByHandState(heads.update, kappa)
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
+def dot(one: Tensor, other: Tensor) -> Tensor:
     """Inner products of the problems: (B, 1)."""
     return (one * other).sum(-1, keepdim=True)

@@ -10,8 +10,11 @@ from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.by_hand import BFGSByHand
-from l2l_exp.optimizers.normalised import NormalisedController, SecantController, rms
-from l2l_exp.optimizers.ntm_bfgs import NTMBFGS, EncodedController
+from l2l_exp.optimizers.encoded import EncodedController
+from l2l_exp.optimizers.normalised import NormalisedController
+from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
+from l2l_exp.optimizers.secant import SecantController
+from l2l_exp.optimizers.unit_free import rms
 from l2l_exp.unroll import Episode, unroll
 
 N, STEPS, LR = 12, 25, 0.3
