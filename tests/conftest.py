@@ -167,7 +167,10 @@ LEARNED |= {
     "gac_tensor": lambda: GAC(3, 2, 2, "tensor", readout_std=0.5),
     "ntm": lambda: NTMBFGS(EncodedController(readout_std=0.5, **TINY), output_scale=0.1),
     "ntm_same_step": lambda: NTMBFGS(
-        EncodedController(2, 1, 0, readout_std=0.5, **TINY), 0.1, True, output_scale=0.1
+        EncodedController(2, 1, 0, encoding=Identity(0.5), readout_std=0.5, **TINY),
+        0.1,
+        True,
+        output_scale=0.1,
     ),
     "ntm_bounded": lambda: NTMBFGS(
         EncodedController(readout_std=0.5, **TINY), history=4, output_scale=0.1
@@ -179,7 +182,7 @@ LEARNED |= {
         NormalisedController(True, 1, readout_std=0.5, **TINY), 0.01, True
     ),
     "ntm_secant": lambda: NTMBFGS(
-        SecantController(readout_std=0.5, **TINY), 0.01, True, history=2, read="two_loop"
+        SecantController(readout_std=0.2, **TINY), 0.01, True, history=2, read="two_loop"
     ),
     "safeguarded": lambda: Safeguarded(
         CoordinatewiseLSTM(3, 1, readout_std=0.5), blow_up=3.0, growth=1.1, curvature=0.1
