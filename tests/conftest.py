@@ -187,6 +187,11 @@ LEARNED |= {
     "safeguarded": lambda: Safeguarded(
         CoordinatewiseLSTM(3, 1, readout_std=0.5), blow_up=3.0, growth=1.1, curvature=0.1
     ),
+    "safeguarded_ntm": lambda: Safeguarded(
+        NTMBFGS(NormalisedController(True, 1, readout_std=0.2, **TINY), 0.01, True),
+        growth=3.0,
+        curvature=0.1,
+    ),
     "safeguarded_fallback": lambda: Safeguarded(
         CoordinatewiseLSTM(2, 1, readout_std=0.5),
         fallback=CoordinatewiseLSTM(2, 1, Identity(0.5), readout_std=0.5, seed=1),

@@ -247,6 +247,7 @@ class _Training:
             "rule": self.rule.state_dict(),
             "meta_optimizer": self.meta_optimizer.state_dict(),
             "progress": dict(vars(self.progress)),
+            "criterion": self.plan.validation_criterion,
         }
 
     def load_state(self, state: State) -> None:
@@ -256,6 +257,8 @@ class _Training:
             self._load_meta_optimizer(state["meta_optimizer"])
             for name, value in state["progress"].items():
                 setattr(self.progress, name, value)
+            if state["criterion"] != self.plan.validation_criterion:  # scores cannot be compared
+                self.progress.best_validation = math.inf
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise MetaTrainingError(f"what was kept does not fit this rule: {reason}") from error

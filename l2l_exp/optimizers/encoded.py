@@ -33,6 +33,8 @@ class EncodedController(Controller):
     Source: arXiv:1606.04474, appendix D.
     """
 
+    needs_memory = False
+
     def __init__(
         self,
         read_heads: int = 1,

@@ -137,7 +137,7 @@ class GAC(LearnedOptimizer):
             self.encoding.size, hidden_units, layers, global_cells, average,
             forget_bias=forget_bias, rng=rng,
         )  # fmt: skip
-        self.coupling = average
+        self.coupling = average if global_cells else "none"
         self.readout = nn.Parameter(readout_std * torch.randn(1, hidden_units, generator=rng))
         self.readout_bias = nn.Parameter(torch.zeros(1, 1))
 

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from l2l_exp.optimizers.base import map_state
-
-CURVATURE = 1e-10
-"""A two-loop read leaves out pairs whose left.right is not above this times |left| |right|."""
+from l2l_exp.optimizers.sizes import mean_product, or_one, pair_scale, rms
 
 Read = Literal["product", "two_loop"]
 
@@ -66,22 +64,34 @@ def settle(memory: Memory) -> Memory:
 def map_problems(function: Callable[..., Tensor], *memories: Memory) -> Memory:
     """Apply `function(axis, tensor, ...)` tensor by tensor; `axis` counts the problems.
 
-    A memory with fewer writes that a graph leads to counts as if it had written zeros since.
+    Where several have different numbers of writes that a graph leads to, a dense memory counts as
+    if it had written zeros since, and the pairs of bounded ones are lined up by age.
     """
     settled = [settle(memory) for memory in memories]
-    longest = max(settled, key=lambda memory: len(memory.recent_left))
-    padded = [_padded(memory, longest) for memory in settled]
-    dense = function(0, *(memory.dense for memory in padded))
-    rest = map_state(partial(function, -2), *(memory[1:] for memory in padded))
-    return Memory(dense, *rest)
+    if len({len(memory.recent_left) for memory in settled}) > 1:
+        settled = _lined_up(settled)
+    dense = function(0, *(memory.dense for memory in settled))
+    return Memory(dense, *map_state(partial(function, -2), *(memory[1:] for memory in settled)))
 
 
-def _padded(memory: Memory, longest: Memory) -> Memory:
-    """A memory after as many writes as another one, the missing ones zeros."""
-    missing = longest.recent_left[len(memory.recent_left) :]
-    zeros = tuple(torch.zeros_like(write) for write in missing)
-    recent = memory.recent_left + zeros, memory.recent_right + zeros
-    return memory._replace(recent_left=recent[0], recent_right=recent[1])
+def _lined_up(memories: list[Memory]) -> list[Memory]:
+    """The same memories, as many entries each."""
+    if memories[0].left.shape[0]:
+        return [_gathered(memory) for memory in memories]
+    longest = max(memories, key=lambda memory: len(memory.recent_left))
+    lined = []
+    for memory in memories:
+        missing = longest.recent_left[len(memory.recent_left) :]
+        zeros = tuple(torch.zeros_like(write) for write in missing)
+        left, right = memory.recent_left + zeros, memory.recent_right + zeros
+        lined.append(memory._replace(recent_left=left, recent_right=right))
+    return lined
+
+
+def _gathered(memory: Memory) -> Memory:
+    """A bounded memory with all its pairs in `left` and `right`, recent ones too."""
+    lefts, rights = zip(*_chunks(memory), strict=True)
+    return Memory(memory.dense, torch.cat(lefts), torch.cat(rights), (), ())
 
 
 def read(memory: Memory, vectors: Tensor) -> Tensor:
@@ -98,7 +108,8 @@ def read(memory: Memory, vectors: Tensor) -> Tensor:
 def read_two_loops(memory: Memory, vectors: Tensor, initial: Tensor) -> Tensor:
     """What L-BFGS's two loops make of vectors (R, B, N), with left as s and right as y.
 
-    Pairs that lack positive curvature, such as places not written yet, are left out.
+    Pairs that lack positive curvature, such as places not written yet, are left out. The loops run
+    on s and y over their sizes, so that they neither overflow nor underflow.
 
     Args:
         memory: of a bounded history.
@@ -107,18 +118,24 @@ def read_two_loops(memory: Memory, vectors: Tensor, initial: Tensor) -> Tensor:
 
     Source: D. C. Liu, J. Nocedal, Mathematical Programming 45 (1989), 503-528.
     """
-    chunks = _chunks(memory)
-    pairs = [pair for chunk in chunks for pair in zip(*chunk, strict=True)]
+    pairs = [pair for chunk in _chunks(memory) for pair in _unit_pairs(*chunk)]
     found, weights = vectors, []
-    scaled = [(s, y, _inverse_curvature(s, y)) for s, y in pairs]
-    for s, y, rho in reversed(scaled):
-        weight = rho * (s * found).sum(-1, keepdim=True)
-        found = found - weight * y
-        weights.append(weight)
+    for s, y, _, rho in reversed(pairs):
+        weights.append(rho * mean_product(s, found))
+        found = found - weights[-1] * y
     found = initial * found
-    for (s, y, rho), weight in zip(scaled, reversed(weights), strict=True):
-        found = found + (weight - rho * (y * found).sum(-1, keepdim=True)) * s
+    for (s, y, ratio, rho), weight in zip(pairs, reversed(weights), strict=True):
+        found = found + (ratio * weight - rho * mean_product(y, found)) * s
     return found
+
+
+def _unit_pairs(s: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Pairs (P, B, N) over their sizes, the ratio of these, and 1 / cosine: 0 where none counts."""
+    ratio, good = pair_scale(s, y)
+    s, y = s / or_one(rms(s)), y / or_one(rms(y))
+    cosine = mean_product(s, y)
+    rho = torch.where(good, 1 / torch.where(good, cosine, 1.0), 0.0)
+    return list(zip(s, y, ratio, rho, strict=True))
 
 
 def _chunks(memory: Memory) -> list[tuple[Tensor, Tensor]]:
@@ -133,10 +150,3 @@ def _chunks(memory: Memory) -> list[tuple[Tensor, Tensor]]:
             chunks.append((left[-room:], right[-room:]))
             room -= chunks[-1][0].shape[0]
     return chunks[::-1]
-
-
-def _inverse_curvature(s: Tensor, y: Tensor) -> Tensor:
-    """1 / (s.y), (B, 1), and zero where that is not positive enough."""
-    curvature = (s * y).sum(-1, keepdim=True)
-    good = curvature > CURVATURE * s.norm(dim=-1, keepdim=True) * y.norm(dim=-1, keepdim=True)
-    return torch.where(good, 1 / torch.where(good, curvature, 1.0), 0.0)

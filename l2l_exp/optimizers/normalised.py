@@ -4,17 +4,14 @@ import torch
 from torch import Tensor
 
 from l2l_exp.optimizers.base import Observation
-from l2l_exp.optimizers.by_hand import CURVATURE, dot
 from l2l_exp.optimizers.ntm_bfgs import Heads, check_heads
+from l2l_exp.optimizers.sizes import or_one, pair_scale, rms, root
 from l2l_exp.optimizers.unit_free import (
     UnitFree,
     UnitFreeState,
     Vectors,
     changes,
-    or_one,
-    pair_scale,
-    rms,
-    root,
+    curvature_scale,
 )
 
 
@@ -55,11 +52,17 @@ class NormalisedController(UnitFree):
             2 * write_heads, hidden_units, layers, global_cells, forget_bias, readout_std,
             free_scale, write_scale, seed,
         )  # fmt: skip
+        if not textbook and not readout_std > 0:
+            raise ValueError(f"readout_std={readout_std} must be > 0 where all writes are learned")
         self.textbook = textbook
 
     def rescaled(self, seen: Observation, state: UnitFreeState, multiple: Tensor) -> Tensor:
-        """With `textbook`, s.y / y.y at the first pair, if that is positive."""
-        return pair_scale(seen, state, multiple) if self.textbook and seen.step == 1 else multiple
+        """With `textbook`, s.y / y.y at the first pair that counts."""
+        if not self.textbook:
+            return multiple
+        y, s = changes(seen, state)
+        scale, good = curvature_scale(s, y)
+        return torch.where(good & (state.scaled == 0), scale, multiple)
 
     def forward(
         self, seen: Observation, answers: Tensor, state: UnitFreeState
@@ -82,12 +85,25 @@ class NormalisedController(UnitFree):
 
 
 def _bfgs(seen: Vectors) -> tuple[Tensor, Tensor, Tensor]:
-    """BFGS's three writes (left and right, (3, B, N) each), and M+ g of the memory after them."""
-    y, s, v = seen.y, seen.s, seen.change
-    curvature = dot(s, y)
-    good = curvature > CURVATURE * s.norm(dim=-1, keepdim=True) * y.norm(dim=-1, keepdim=True)
+    """BFGS's three writes (left and right, (3, B, N) each), and M+ g of the memory after them.
+
+    With s, y and v = M y over the sizes of s, y and s, M+ - M is |s| / |y| times what the same
+    formula makes of them, so that nothing overflows where s and y are tiny.
+    """
+    ratio, good = pair_scale(seen.s, seen.y)
+    size = or_one(rms(seen.s))
+    s, y, v = seen.s / size, seen.y / or_one(rms(seen.y)), seen.change / size
+    curvature = _dot(s, y)
     rho = torch.where(good, 1 / torch.where(good, curvature, 1.0), 0.0)
-    c = rho + rho.square() * dot(y, v)
-    left, right = torch.stack([c * s, -rho * s, -rho * v]), torch.stack([s, v, s])
-    added = (left * dot(right, seen.grad)).sum(0)
+    c = rho + rho.square() * _dot(y, v)
+    left, right = (
+        ratio.sqrt() * torch.stack([c * s, -rho * s, -rho * v]),
+        ratio.sqrt() * (torch.stack([s, v, s])),
+    )
+    added = (left * _dot(right, seen.grad)).sum(0)
     return left, right, seen.direction + added
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Inner products over the last axis, kept."""
+    return (one * other).sum(-1, keepdim=True)

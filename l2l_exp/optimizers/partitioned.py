@@ -13,6 +13,8 @@ from l2l_exp.optimizers.base import Coupling, LearnedOptimizer, Observation, Sta
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.selection import Selection
 
+Step = Callable[[Observation, State], tuple[Tensor, State]]
+
 
 class PartitionedState(NamedTuple):
     """Which part every coordinate belongs to, and the state of every part that has some."""
@@ -111,16 +113,30 @@ class Partitioned(LearnedOptimizer):
 
     def step(self, seen: Observation, state: PartitionedState) -> tuple[Tensor, PartitionedState]:
         """Every part's own update, put together: (B, N)."""
-        return self._step(seen, state, overwrite=False)
+        return self._step(seen, state, lambda rule, _: rule.step)
 
     def step_in_place(
         self, seen: Observation, state: PartitionedState
     ) -> tuple[Tensor, PartitionedState]:
         """The same by the parts' steps in place."""
-        return self._step(seen, state, overwrite=True)
+        return self._step(seen, state, lambda rule, _: rule.step_in_place)
+
+    def step_trusted(
+        self, seen: Observation, state: PartitionedState, trusted: Tensor
+    ) -> tuple[Tensor, PartitionedState]:
+        """The same by the parts' steps that keep a pair from their memories."""
+
+        def step(rule: LearnedOptimizer, mine: Observation) -> Step:
+            each = trusted.repeat_interleave(mine.grad.shape[0] // len(trusted))
+            return partial(rule.step_trusted, trusted=each)
+
+        return self._step(seen, state, step)
 
     def _step(
-        self, seen: Observation, state: PartitionedState, *, overwrite: bool
+        self,
+        seen: Observation,
+        state: PartitionedState,
+        step_of: Callable[[LearnedOptimizer, Observation], Step],
     ) -> tuple[Tensor, PartitionedState]:
         """Deal out what is seen, step, and put the updates together."""
         layouts = self.layouts(seen.spec)
@@ -130,8 +146,7 @@ class Partitioned(LearnedOptimizer):
         updates, states = {}, dict(state.parts)
         for name, mine in dealt.items():
             rule = self._rule(name)
-            step = rule.step_in_place if overwrite else rule.step
-            updates[name], states[name] = step(mine, state.parts[name])
+            updates[name], states[name] = step_of(rule, mine)(mine, state.parts[name])
         if not whole:
             order = torch.cat([places[name] for name in updates]).argsort()
             return torch.cat(list(updates.values()))[order], state._replace(parts=states)

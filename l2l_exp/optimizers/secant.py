@@ -5,13 +5,13 @@ from torch import Tensor
 
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.ntm_bfgs import Heads
+from l2l_exp.optimizers.sizes import rms
 from l2l_exp.optimizers.unit_free import (
     UnitFree,
     UnitFreeState,
     Vectors,
     changes,
-    pair_scale,
-    rms,
+    curvature_scale,
 )
 
 
@@ -30,6 +30,8 @@ class SecantController(UnitFree):
         ValueError: for a value outside its range.
     """
 
+    reads = ("two_loop",)
+
     def __init__(
         self,
         hidden_units: int = 20,
@@ -47,16 +49,18 @@ class SecantController(UnitFree):
         )  # fmt: skip
 
     def rescaled(self, seen: Observation, state: UnitFreeState, multiple: Tensor) -> Tensor:
-        """s.y / y.y of the latest pair, if that is positive."""
-        return pair_scale(seen, state, multiple)
+        """s.y / y.y of the latest pair, if it counts."""
+        y, s = changes(seen, state)
+        scale, good = curvature_scale(s, y)
+        return torch.where(good, scale, multiple)
 
-    def note(self, seen: Observation, state: UnitFreeState) -> tuple[Tensor, Tensor]:
-        """The latest pair, corrected: (1, B, N) each."""
+    def note(self, seen: Observation, state: UnitFreeState) -> tuple[Tensor, Tensor, Tensor]:
+        """The latest pair, corrected: (1, B, N) each; kept where the pair itself counts (B,)."""
         y, s = changes(seen, state)
         corrections = self.write_scale * torch.tanh(self.heads_of(state.lstm.h[-1])[2:])
         pair = torch.stack([s, y])
         left, right = pair + rms(pair) * corrections
-        return left.unsqueeze(0), right.unsqueeze(0)
+        return left.unsqueeze(0), right.unsqueeze(0), curvature_scale(s, y)[1].squeeze(-1)
 
     def forward(
         self, seen: Observation, answers: Tensor, state: UnitFreeState

@@ -9,9 +9,12 @@ from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.gac import AveragingLSTM
 from l2l_exp.optimizers.lstm import LSTMState
 from l2l_exp.optimizers.ntm_bfgs import Controller
+from l2l_exp.optimizers.sizes import log_ratio, mean_product, or_one, pair_scale, rms
 
 VECTORS, SCALARS = 5, 7
 """Inputs of a coordinate: its own, and those that all coordinates of a problem share."""
+LARGEST, SHRINK = 8.0, 4.0
+"""Bound on logarithms of ratios, and what they are divided by."""
 
 
 class UnitFreeState(NamedTuple):
@@ -20,6 +23,8 @@ class UnitFreeState(NamedTuple):
     lstm: LSTMState
     grad: Tensor  # (B, N) at the step before, 0 at first
     theta: Tensor  # (B, N) at the step before
+    observed: Tensor  # (B, 1) 0 before the first observation, then 1
+    scaled: Tensor  # (B, 1) 1 since the first pair that counted
 
 
 class Vectors(NamedTuple):
@@ -90,7 +95,17 @@ class UnitFree(Controller):
 
     def init_state(self, theta: Tensor) -> UnitFreeState:
         """Zeros, and theta."""
-        return UnitFreeState(self.lstm.init_state(theta), torch.zeros_like(theta), theta.detach())
+        none = torch.zeros_like(theta[:, :1])
+        lstm = self.lstm.init_state(theta)
+        return UnitFreeState(lstm, torch.zeros_like(theta), theta.detach(), none, none)
+
+    def without_pair(
+        self, seen: Observation, state: UnitFreeState, trusted: Tensor
+    ) -> UnitFreeState:
+        """Where the pair is not trusted, nothing has changed since the last observation."""
+        keep = trusted.unsqueeze(-1)
+        grad = torch.where(keep, state.grad, seen.grad)
+        return state._replace(grad=grad, theta=torch.where(keep, state.theta, seen.theta))
 
     def query(self, seen: Observation, state: UnitFreeState) -> Tensor:
         """The gradient and its change: (2, B, N)."""
@@ -114,7 +129,9 @@ class UnitFree(Controller):
         heads = self.heads_of(signal)
         gate = 2 * torch.sigmoid(heads[0].mean(-1, keepdim=True))
         free = sizes[1] * self.free_scale * torch.tanh(heads[1])
-        after = UnitFreeState(lstm, seen.grad, seen.theta)
+        _, good = pair_scale(vectors.s, vectors.y)
+        scaled = torch.where(good, 1.0, state.scaled)
+        after = UnitFreeState(lstm, seen.grad, seen.theta, torch.ones_like(state.observed), scaled)
         return free - gate * vectors.direction, heads[2:], after
 
     def heads_of(self, signal: Tensor) -> Tensor:
@@ -123,20 +140,19 @@ class UnitFree(Controller):
         return flat.view(-1, *signal.shape[1:])
 
 
-def pair_scale(seen: Observation, state: UnitFreeState, otherwise: Tensor) -> Tensor:
-    """s.y / y.y (B, 1), or what is given where that is not positive.
+def changes(seen: Observation, state: UnitFreeState) -> tuple[Tensor, Tensor]:
+    """y and s, (B, N): zero where nothing was observed before."""
+    y = torch.where(state.observed > 0, seen.grad - state.grad, 0.0)
+    return y, seen.theta - state.theta
+
+
+def curvature_scale(s: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """s.y / y.y (B, 1), and whether the pair counts (B, 1).
 
     Source: J. Nocedal, S. J. Wright, Numerical Optimization (2006), equation 6.20.
     """
-    y, s = changes(seen, state)
-    ratio = _cosine(s, y) * rms(s) / or_one(rms(y))
-    return torch.where(ratio > 0, ratio, otherwise)
-
-
-def changes(seen: Observation, state: UnitFreeState) -> tuple[Tensor, Tensor]:
-    """y and s, (B, N): zero at the first step."""
-    grad = seen.grad - state.grad if seen.step else torch.zeros_like(seen.grad)
-    return grad, seen.theta - state.theta
+    ratio, good = pair_scale(s, y)
+    return ratio * mean_product(s / or_one(rms(s)), y / or_one(rms(y))), good
 
 
 def _features(seen: Vectors, sizes: Tensor, state: UnitFreeState) -> Tensor:
@@ -145,34 +161,6 @@ def _features(seen: Vectors, sizes: Tensor, state: UnitFreeState) -> Tensor:
     grad, direction, y, change, s = unit
     ratios = [(sizes[0], rms(state.grad)), (sizes[1], sizes[4]), (sizes[3], sizes[4])]
     cosines = [(direction, grad), (s, y), (s, grad), (s, change)]
-    shared = [_log_ratio(*pair) for pair in ratios]
-    shared += [(one * other).mean(-1, keepdim=True) for one, other in cosines]
+    shared = [log_ratio(*pair).clamp(-LARGEST, LARGEST) / SHRINK for pair in ratios]
+    shared += [mean_product(one, other) for one, other in cosines]
     return torch.cat([unit, torch.stack(shared).expand(-1, -1, unit.shape[-1])])
-
-
-def rms(vectors: Tensor) -> Tensor:
-    """Root mean square over the last axis, kept: (..., n) -> (..., 1); exact for tiny numbers."""
-    largest = vectors.detach().abs().amax(-1, keepdim=True)
-    return largest * root((vectors / or_one(largest)).square().mean(-1, keepdim=True))
-
-
-def _cosine(one: Tensor, other: Tensor) -> Tensor:
-    """Cosine of the angle between vectors, 0 where one of them is 0."""
-    return (one / or_one(rms(one)) * other / or_one(rms(other))).mean(-1, keepdim=True)
-
-
-def _log_ratio(one: Tensor, other: Tensor) -> Tensor:
-    """log(one / other) / 4 in [-2, 2], and 0 where one of them is 0."""
-    both = (one > 0) & (other > 0)
-    ratio = torch.where(both, one, 1.0) / torch.where(both, other, 1.0)
-    return ratio.log().clamp(-8, 8) / 4
-
-
-def root(sizes: Tensor) -> Tensor:
-    """Square root of numbers >= 0, whose slope at 0 is 0."""
-    return torch.where(sizes > 0, or_one(sizes).sqrt(), 0.0)
-
-
-def or_one(sizes: Tensor) -> Tensor:
-    """Sizes to divide by: 1 where there is nothing to divide."""
-    return torch.where(sizes > 0, sizes, 1.0)

@@ -118,9 +118,10 @@ def test_taking_problems_takes_their_memory(graph, history):
     )
 
 
+@pytest.mark.parametrize("history", [None, 3, 5, 20])
 @pytest.mark.parametrize("graph", [True, False])
-def test_problems_of_two_memories_are_mixed(graph):
-    one, other = (written(None, some_writes(count), graph) for count in (4, 2))
+def test_problems_of_two_memories_are_mixed(graph, history):
+    one, other = (written(history, some_writes(count), graph) for count in (4, 2))
     where, asked = torch.tensor([True, False, True]), vectors(2, 99)
     mixed = memory.map_problems(partial(choose, where), one, other)
     expected = torch.where(where.unsqueeze(-1), memory.read(one, asked), memory.read(other, asked))

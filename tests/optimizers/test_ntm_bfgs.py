@@ -13,8 +13,9 @@ from l2l_exp.optimizers.by_hand import BFGSByHand
 from l2l_exp.optimizers.encoded import EncodedController
 from l2l_exp.optimizers.normalised import NormalisedController
 from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
+from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.secant import SecantController
-from l2l_exp.optimizers.unit_free import rms
+from l2l_exp.optimizers.sizes import log_ratio, rms
 from l2l_exp.unroll import Episode, unroll
 
 N, STEPS, LR = 12, 25, 0.3
@@ -160,8 +161,7 @@ CONTROLLERS = {
 def test_a_history_that_holds_every_write_is_the_dense_memory(controller, history):
     make = CONTROLLERS[controller]
     kept, dense = (
-        losses(NTMBFGS(make(), 0.01, history=pairs, output_scale=0.1).double())
-        for pairs in (history, None)
+        losses(NTMBFGS(make(), 0.01, history=pairs).double()) for pairs in (history, None)
     )
     assert dense.isfinite().all()
     torch.testing.assert_close(kept, dense, rtol=1e-12, atol=1e-14)
@@ -209,12 +209,20 @@ def test_multiplying_function_and_memory_by_constants_leaves_the_way_unchanged(c
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: by_hand(history=0), "history=0 must be >= 1, or null"),
+        (lambda: by_hand(history=0), "history=0 must be an integer >= 1, or null"),
+        (lambda: by_hand(history=2.5), "history=2.5 must be an integer"),
         (lambda: by_hand(read="loops"), "read='loops' must be one of product, two_loop"),
         (lambda: by_hand(read="two_loop"), "read='two_loop' needs a bounded history"),
+        (lambda: by_hand(read="two_loop", history=3), "two_loop' makes .* BFGSByHand writes"),
+        (lambda: NTMBFGS(SecantController(), history=3), "'product' .* use read=two_loop"),
         (lambda: by_hand(output_scale=-1.0), "output_scale=-1.0 must be >= 0"),
-        (lambda: NTMBFGS(BFGSByHand(), -1.0), "initial_memory=-1.0 must be >= 0"),
-        (lambda: NTMBFGS(BFGSByHand(), 0.0, True), "initial_memory=0.0 must be > 0 to be learned"),
+        (lambda: by_hand(output_scale=0.5), "output_scale=0.5 must be 1: BFGSByHand counts on"),
+        (lambda: by_hand(max_coordinates=0), "max_coordinates=0 must be >= 1"),
+        (lambda: NTMBFGS(EncodedController(), -1.0), "initial_memory=-1.0 must be >= 0"),
+        (lambda: NTMBFGS(EncodedController(), 0.0, True), "0.0 must be > 0 to be learned"),
+        (lambda: NTMBFGS(BFGSByHand(), 0.0), "initial_memory=0.0 must be > 0: this controller"),
+        (lambda: NTMBFGS(BFGSByHand(), float("inf")), "initial_memory=inf must be > 0"),
+        (lambda: NormalisedController(False, readout_std=0.0), "must be > 0 where all writes"),
         (lambda: BFGSByHand(0.0), "lr=0.0 must be > 0"),
         (lambda: EncodedController(read_heads=0), "read_heads=0 must be >= 1"),
         (lambda: EncodedController(write_heads=0), "write_heads=0 must be >= 1"),
@@ -235,3 +243,123 @@ def test_a_dense_memory_refuses_many_coordinates_and_says_what_to_use():
     with pytest.raises(ValueError, match="513 x 513 .* optimizer=ntm_lbfgs"):
         by_hand().init_state(theta, spec)
     by_hand(history=5).init_state(theta, spec)
+
+
+def bowl(theta):
+    """Gradient of a convex quadratic whose minimum is at 0, at theta (..., 4)."""
+    return theta * torch.tensor([1.0, 3.0, 10.0, 20.0], dtype=theta.dtype)
+
+
+def descend(rule, start, steps, gradient=bowl):
+    """Theta (B, N) after some steps, with losses theta.gradient / 2."""
+    theta, spec = start, ParamSpec.of({"x": ((start.shape[1],), "free")})
+    state = rule.init_state(theta, spec)
+    for step in range(steps):
+        grad = gradient(theta)
+        loss = (theta * grad).sum(1) / 2
+        update, state = rule.step(Observation(grad, theta, loss, step, steps, spec), state)
+        theta = theta + update
+    return theta, state
+
+
+QUASI_NEWTON = {
+    "textbook": lambda initial=0.01, **changes: NTMBFGS(NormalisedController(), initial, **changes),
+    "secant": lambda initial=0.01, history=5, **changes: NTMBFGS(
+        SecantController(), initial, history=history, read="two_loop", **changes
+    ),
+    "by_hand": lambda initial=0.01, **changes: NTMBFGS(BFGSByHand(1.0), initial, **changes),
+}
+
+
+@pytest.mark.parametrize("name", QUASI_NEWTON)
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+@torch.no_grad()
+def test_float32_converges_to_a_minimum_at_zero_and_stays(name, scale):
+    rule = QUASI_NEWTON[name](0.01 / scale)
+    start = torch.full((1, 4), 0.5)
+    theta, _ = descend(rule, start, 200, lambda x: scale * bowl(x))
+    assert theta.isfinite().all() and theta.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["textbook", "secant"])
+@torch.no_grad()
+def test_an_undone_first_step_does_not_end_the_descent(name):
+    rule = QUASI_NEWTON[name](1.0).double()  # a first step that is far too long
+    start = torch.full((2, 4), 0.5).double()
+    theta, state = descend(Safeguarded(rule, blow_up=2.0), start, 80)
+    assert (state.record.undos > 0).all()
+    assert theta.abs().max() < 0.02
+
+
+@pytest.mark.parametrize("guards", [{"growth": 1.0, "first_step": 0.02}, {"curvature": 0.999}])
+@torch.no_grad()
+def test_a_step_that_was_changed_does_not_spoil_the_memory_set_by_hand(guards):
+    rule = Safeguarded(NTMBFGS(BFGSByHand(0.5), 1.0), **guards)
+    _, state = descend(rule, torch.full((1, 4), 0.5).double(), 60)
+    memory = torch.eye(4).double() + state.memory.rule.memory.dense[0]
+    eigenvalues = torch.linalg.eigvals(memory).real
+    assert eigenvalues.min() > 0 and eigenvalues.max() < 20  # in the end between 1/20 and 1
+
+
+@torch.no_grad()
+def test_pairs_without_curvature_do_not_push_good_ones_out():
+    rule = NTMBFGS(SecantController(readout_std=0.0), 0.01, history=3, read="two_loop").double()
+    _, state = descend(rule, torch.full((1, 4), 0.5).double(), 5)
+    kept = state.memory.left
+    theta, spec = torch.zeros(1, 4).double(), ParamSpec.of({"x": ((4,), "free")})
+    for step in range(5, 9):  # f = -x.x / 2 from here on
+        theta = theta + 1
+        seen = Observation(-theta, theta, theta[:, 0], step, 9, spec)
+        if step == 5:  # between the two functions
+            state = rule.step_trusted(seen, state, torch.tensor([False]))[1]
+        else:
+            _, state = rule.step(seen, state)
+    assert torch.equal(state.memory.left, kept)
+
+
+def test_the_step_without_a_pair_goes_along_the_memory_as_it_was():
+    rule = NTMBFGS(NormalisedController(readout_std=0.0), 0.01).double()
+    with torch.no_grad():
+        theta, state = descend(rule, torch.full((2, 4), 0.5).double(), 3)
+        grad, spec = bowl(theta), ParamSpec.of({"x": ((4,), "free")})
+        seen = Observation(grad, theta, theta[:, 0], 3, 9, spec)
+        update, after = rule.step_trusted(seen, state, torch.tensor([False, True]))
+        trusted, _ = rule.step(seen, state)
+    old = state.multiple * grad + torch.einsum("bij,bj->bi", state.memory.dense, grad)
+    torch.testing.assert_close(update[0], -old[0])
+    assert torch.equal(after.memory.dense[0], state.memory.dense[0])
+    assert torch.equal(update[1], trusted[1]) and not torch.allclose(update[0], trusted[0])
+
+
+@pytest.mark.parametrize("initial", [1e-6, 0.01, 1.0, 100.0])
+def test_a_learned_multiple_starts_where_it_was_told(initial):
+    rule = NTMBFGS(BFGSByHand(), initial, True)
+    theta = torch.full((1, 4), 1e-3)
+    spec = ParamSpec.of({"x": ((4,), "free")})
+    update, _ = rule.step(
+        Observation(bowl(theta), theta, theta[:, 0], 0, 1, spec), rule.init_state(theta, spec)
+    )
+    torch.testing.assert_close(update, -initial * bowl(theta), rtol=1e-4, atol=0)
+
+
+def test_ratios_of_any_sizes_have_finite_slopes():
+    one = torch.tensor([1e-30, 1e20, 0.0, 1.0], requires_grad=True)
+    other = torch.tensor([1e20, 1e-30, 1.0, 0.0], requires_grad=True)
+    value = log_ratio(one, other)
+    assert value[0] < -100 and value[1] > 100 and (value[2:] == 0).all()
+    assert all(x.isfinite().all() for x in torch.autograd.grad(value.sum(), (one, other)))
+
+
+@pytest.mark.parametrize("guards", [{"blow_up": 1.0}, {"curvature": 0.3}])
+@pytest.mark.parametrize("name", QUASI_NEWTON)
+def test_a_guarded_memory_takes_the_same_way_with_and_without_a_graph(name, guards):
+    start = torch.tensor([[0.5, -0.3, 0.2, 0.4], [1.0, 1.0, -1.0, 0.1]]).double()
+    ways = []
+    for graph in (True, False):
+        small = {"history": 2} if name == "secant" else {}
+        rule = Safeguarded(
+            QUASI_NEWTON[name](**small, learn_initial_memory=True).double(), **guards
+        )
+        with torch.set_grad_enabled(graph):
+            ways.append(descend(rule, start, 12, lambda x: bowl(x) + x**3)[0].detach())
+    torch.testing.assert_close(*ways, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,48 @@
+"""Sizes of vectors, safe at zero and exact for tiny numbers, in value and in slope."""
+
+import torch
+from torch import Tensor
+
+CURVATURE = 1e-10
+"""A pair counts only if its cosine, y.s / |y| |s|, is above this."""
+
+
+def rms(vectors: Tensor) -> Tensor:
+    """Root mean square over the last axis, kept: (..., n) -> (..., 1)."""
+    largest = vectors.detach().abs().amax(-1, keepdim=True)
+    return largest * root((vectors / or_one(largest)).square().mean(-1, keepdim=True))
+
+
+def root(sizes: Tensor) -> Tensor:
+    """Square root of numbers >= 0, whose slope at 0 is 0."""
+    return torch.where(sizes > 0, or_one(sizes).sqrt(), 0.0)
+
+
+def or_one(sizes: Tensor) -> Tensor:
+    """Sizes to divide by: 1 where there is nothing to divide."""
+    return torch.where(sizes > 0, sizes, 1.0)
+
+
+def log_ratio(one: Tensor, other: Tensor) -> Tensor:
+    """log(one / other) of sizes >= 0, and 0 where one of them is 0."""
+    both = (one > 0) & (other > 0)
+    return torch.where(both, or_one(one).log() - or_one(other).log(), 0.0)
+
+
+def mean_product(one: Tensor, other: Tensor) -> Tensor:
+    """Mean over the last axis of the products, kept; of unit vectors (rms 1) their cosine."""
+    return (one * other).mean(-1, keepdim=True)
+
+
+def pair_scale(s: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """How a pair's vectors (..., n) compare.
+
+    Returns:
+        rms(s) / rms(y) (..., 1), 1 where it is not a positive finite number, and whether the pair
+        counts (..., 1): whether that is one and the curvature is positive enough.
+    """
+    sizes = rms(s), rms(y)
+    cosine = mean_product(s / or_one(sizes[0]), y / or_one(sizes[1]))
+    ratio = sizes[0] / or_one(sizes[1])
+    good = (cosine > CURVATURE) & (ratio > 0) & ratio.isfinite()
+    return torch.where(good, ratio, 1.0), good
