@@ -165,7 +165,7 @@ TINY: dict[str, int | float] = {"hidden_units": 3, "layers": 1, "global_cells": 
 LEARNED |= {
     "gac": lambda: GAC(3, 1, 1, readout_std=0.5),
     "gac_tensor": lambda: GAC(3, 2, 2, "tensor", readout_std=0.5),
-    "ntm": lambda: NTMBFGS(EncodedController(readout_std=0.5, **TINY), output_scale=0.1),
+    "ntm": lambda: NTMBFGS(EncodedController(readout_std=0.5, **TINY), 0.0, output_scale=0.1),
     "ntm_same_step": lambda: NTMBFGS(
         EncodedController(2, 1, 0, encoding=Identity(0.5), readout_std=0.5, **TINY),
         0.1,
@@ -173,7 +173,7 @@ LEARNED |= {
         output_scale=0.1,
     ),
     "ntm_bounded": lambda: NTMBFGS(
-        EncodedController(readout_std=0.5, **TINY), history=4, output_scale=0.1
+        EncodedController(readout_std=0.5, **TINY), 0.0, history=4, output_scale=0.1
     ),
     "ntm_normalised": lambda: NTMBFGS(
         NormalisedController(False, 2, readout_std=0.2, **TINY), 1e-7, True
