@@ -148,9 +148,10 @@ def entry_of(path: Path) -> str:
 OWNERS = {
     "optimizer/encoding": "optimizer=lstm",
     "optimizer/controller": "optimizer=ntm_bfgs",
+    "optimizer/controller=secant": "optimizer=ntm_lbfgs",
     "optimizee/features": "optimizee=neural_art",
 }
-"""An option that has the group."""
+"""An option that has the group, or that the one option makes sense in."""
 OPEN_TRAINING_NODES = {"gradient", "weights", "form", "schedule", "meta_optimizer"}
 
 
@@ -167,8 +168,9 @@ def test_there_is_something_to_find():
 def test_every_option_composes_and_builds(group, option, composed, source):
     for entry in entries_of(group):
         overrides = [f"{group}={option}"]
-        if group in OWNERS:
-            overrides.insert(0, OWNERS[group])
+        owner = OWNERS.get(f"{group}={option}", OWNERS.get(group))
+        if owner is not None:
+            overrides.insert(0, owner)
         cfg = composed(entry, *overrides)
         node = OmegaConf.select(cfg, group.replace("/", "."))
         written = OmegaConf.load(CONF / group / f"{option}.yaml")
