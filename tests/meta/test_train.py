@@ -12,7 +12,14 @@ from torch.nn.utils import parameters_to_vector
 from l2l_exp.meta.gradients import Backprop, Replay
 from l2l_exp.meta.objective import Final, Form, Log, MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Constant, Cosine
-from l2l_exp.meta.train import MetaTrainingError, Plan, Validator, train, zero_gradient_update
+from l2l_exp.meta.train import (
+    Memory,
+    MetaTrainingError,
+    Plan,
+    Validator,
+    train,
+    zero_gradient_update,
+)
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
@@ -316,3 +323,27 @@ def test_the_zero_gradient_update_is_a_constant_bias(mlp, scripted):
 
 def test_a_rule_that_follows_gradients_has_no_zero_gradient_update(mlp, scripted):
     assert zero_gradient_update(mlp, scripted(lambda seen: -seen.grad), 7) == 0
+
+
+class Remembered(Memory):
+    """Keeps the latest state in this process."""
+
+    def __init__(self):
+        self.state = None
+
+    def recall(self):
+        return self.state
+
+    def keep(self, state):
+        self.state = copy.deepcopy(state())
+
+
+def test_scores_of_another_criterion_are_not_compared():
+    memory = Remembered()
+    half = dataclasses.replace(PLAN, episodes=2, validation_every=1)
+    kept, _ = meta_train(small_rule(), half, memory=memory)
+    memory.state["progress"]["best_validation"] = -1e9  # nothing beats it
+    whole = dataclasses.replace(half, episodes=4, validation_criterion="average")
+    progress, _ = meta_train(small_rule(), whole, memory=memory)
+    assert kept.best_episode <= 2 < progress.best_episode
+    assert progress.best_validation > 0
