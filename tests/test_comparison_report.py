@@ -110,8 +110,7 @@ def texts(figure: Figure) -> str:
     for axes in figure.axes:
         found += [axes.get_xlabel(), axes.get_ylabel(), axes.get_title()]
         found += [tick.get_text() for tick in axes.get_yticklabels()]
-        legend = axes.get_legend()
-        found += [] if legend is None else [text.get_text() for text in legend.get_texts()]
+    found += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     return "\n".join(found)
 
 

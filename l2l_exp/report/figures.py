@@ -35,13 +35,16 @@ def comparison(table: pd.DataFrame, summary: Mapping[str, Any]) -> Figure:
     held_out = summary["learned"]["held_out"] is not None
     columns = 3 if held_out else 2
     with mpl.rc_context(cast(Any, STYLE)):
-        figure = Figure(figsize=(4.2 * columns, 3.6), layout="constrained")
+        figure = Figure(figsize=(4.2 * columns, 4.0), layout="constrained")
         axes = figure.subplots(1, columns)
         _curves(axes[0], table, colors, "loss", "minibatch loss", "final")
         if held_out:
             _curves(axes[1], table, colors, "held_out_loss", "held-out loss", "held_out")
         handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].legend(handles, labels, framealpha=0.7, edgecolor="none", fontsize=8)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=4 if held_out else 3,
+            edgecolor="none", fontsize=8,
+        )  # fmt: skip
         _ratios(axes[-1], summary, colors)
         figure.suptitle(_title(summary), fontsize=10)
     return figure

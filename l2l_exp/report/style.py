@@ -38,7 +38,8 @@ def plain_log_ticks(axis: Axis) -> None:
     if decades < 0.5:  # nearly linear
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     else:
-        axis.set_major_locator(LogLocator(subs=_per_decade(decades), numticks=8))
+        count = 8 if decades < 12 else 5  # long numbers
+        axis.set_major_locator(LogLocator(subs=_per_decade(decades), numticks=count))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_locator(NullLocator())
 
