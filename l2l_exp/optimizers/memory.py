@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from l2l_exp.optimizers.base import map_state
-from l2l_exp.optimizers.sizes import mean_product, or_one, pair_scale, rms
+from l2l_exp.optimizers.sizes import mean_product, pair_of
 
 Read = Literal["product", "two_loop"]
 
@@ -131,11 +131,9 @@ def read_two_loops(memory: Memory, vectors: Tensor, initial: Tensor) -> Tensor:
 
 def _unit_pairs(s: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Pairs (P, B, N) over their sizes, the ratio of these, and 1 / cosine: 0 where none counts."""
-    ratio, good = pair_scale(s, y)
-    s, y = s / or_one(rms(s)), y / or_one(rms(y))
-    cosine = mean_product(s, y)
-    rho = torch.where(good, 1 / torch.where(good, cosine, 1.0), 0.0)
-    return list(zip(s, y, ratio, rho, strict=True))
+    pair = pair_of(s, y)
+    rho = torch.where(pair.good, 1 / torch.where(pair.good, pair.cosine, 1.0), 0.0)
+    return list(zip(pair.s, pair.y, pair.ratio, rho, strict=True))
 
 
 def _chunks(memory: Memory) -> list[tuple[Tensor, Tensor]]:

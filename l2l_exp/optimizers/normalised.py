@@ -5,7 +5,7 @@ from torch import Tensor
 
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.ntm_bfgs import Heads, check_heads
-from l2l_exp.optimizers.sizes import or_one, pair_scale, rms, root
+from l2l_exp.optimizers.sizes import or_one, pair_of, rms, root
 from l2l_exp.optimizers.unit_free import (
     UnitFree,
     UnitFreeState,
@@ -90,16 +90,12 @@ def _bfgs(seen: Vectors) -> tuple[Tensor, Tensor, Tensor]:
     With s, y and v = M y over the sizes of s, y and s, M+ - M is |s| / |y| times what the same
     formula makes of them, so that nothing overflows where s and y are tiny.
     """
-    ratio, good = pair_scale(seen.s, seen.y)
-    size = or_one(rms(seen.s))
-    s, y, v = seen.s / size, seen.y / or_one(rms(seen.y)), seen.change / size
-    curvature = _dot(s, y)
-    rho = torch.where(good, 1 / torch.where(good, curvature, 1.0), 0.0)
+    s, y, _, ratio, good = pair_of(seen.s, seen.y)
+    v = seen.change / or_one(rms(seen.s))
+    rho = torch.where(good, 1 / torch.where(good, _dot(s, y), 1.0), 0.0)
     c = rho + rho.square() * _dot(y, v)
-    left, right = (
-        ratio.sqrt() * torch.stack([c * s, -rho * s, -rho * v]),
-        ratio.sqrt() * (torch.stack([s, v, s])),
-    )
+    left = ratio.sqrt() * torch.stack([c * s, -rho * s, -rho * v])
+    right = ratio.sqrt() * torch.stack([s, v, s])
     added = (left * _dot(right, seen.grad)).sum(0)
     return left, right, seen.direction + added
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.ntm_bfgs import Heads
-from l2l_exp.optimizers.sizes import rms
+from l2l_exp.optimizers.sizes import pair_of, rms
 from l2l_exp.optimizers.unit_free import (
     UnitFree,
     UnitFreeState,
@@ -60,7 +60,7 @@ class SecantController(UnitFree):
         corrections = self.write_scale * torch.tanh(self.heads_of(state.lstm.h[-1])[2:])
         pair = torch.stack([s, y])
         left, right = pair + rms(pair) * corrections
-        return left.unsqueeze(0), right.unsqueeze(0), curvature_scale(s, y)[1].squeeze(-1)
+        return left.unsqueeze(0), right.unsqueeze(0), pair_of(s, y).good.squeeze(-1)
 
     def forward(
         self, seen: Observation, answers: Tensor, state: UnitFreeState

@@ -1,5 +1,7 @@
 """Sizes of vectors, safe at zero and exact for tiny numbers, in value and in slope."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -34,15 +36,20 @@ def mean_product(one: Tensor, other: Tensor) -> Tensor:
     return (one * other).mean(-1, keepdim=True)
 
 
-def pair_scale(s: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """How a pair's vectors (..., n) compare.
+class Pair(NamedTuple):
+    """Two vectors (..., n) over their sizes, and how they compare."""
 
-    Returns:
-        rms(s) / rms(y) (..., 1), 1 where it is not a positive finite number, and whether the pair
-        counts (..., 1): whether that is one and the curvature is positive enough.
-    """
-    sizes = rms(s), rms(y)
-    cosine = mean_product(s / or_one(sizes[0]), y / or_one(sizes[1]))
-    ratio = sizes[0] / or_one(sizes[1])
+    s: Tensor  # (..., n)
+    y: Tensor  # (..., n)
+    cosine: Tensor  # (..., 1)
+    ratio: Tensor  # (..., 1) rms(s) / rms(y); 1 where the pair does not count
+    good: Tensor  # (..., 1) whether it counts: a positive finite ratio, and curvature enough
+
+
+def pair_of(s: Tensor, y: Tensor) -> Pair:
+    """Compare a change of theta with a change of the gradient, (..., n) each."""
+    sizes = rms(s), or_one(rms(y))
+    unit = s / or_one(sizes[0]), y / sizes[1]
+    cosine, ratio = mean_product(*unit), sizes[0] / sizes[1]
     good = (cosine > CURVATURE) & (ratio > 0) & ratio.isfinite()
-    return torch.where(good, ratio, 1.0), good
+    return Pair(*unit, cosine, torch.where(good, ratio, 1.0), good)

@@ -9,7 +9,7 @@ from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.gac import AveragingLSTM
 from l2l_exp.optimizers.lstm import LSTMState
 from l2l_exp.optimizers.ntm_bfgs import Controller
-from l2l_exp.optimizers.sizes import log_ratio, mean_product, or_one, pair_scale, rms
+from l2l_exp.optimizers.sizes import log_ratio, mean_product, or_one, pair_of, rms
 
 VECTORS, SCALARS = 5, 7
 """Inputs of a coordinate: its own, and those that all coordinates of a problem share."""
@@ -129,8 +129,7 @@ class UnitFree(Controller):
         heads = self.heads_of(signal)
         gate = 2 * torch.sigmoid(heads[0].mean(-1, keepdim=True))
         free = sizes[1] * self.free_scale * torch.tanh(heads[1])
-        _, good = pair_scale(vectors.s, vectors.y)
-        scaled = torch.where(good, 1.0, state.scaled)
+        scaled = torch.where(pair_of(vectors.s, vectors.y).good, 1.0, state.scaled)
         after = UnitFreeState(lstm, seen.grad, seen.theta, torch.ones_like(state.observed), scaled)
         return free - gate * vectors.direction, heads[2:], after
 
@@ -151,8 +150,8 @@ def curvature_scale(s: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Source: J. Nocedal, S. J. Wright, Numerical Optimization (2006), equation 6.20.
     """
-    ratio, good = pair_scale(s, y)
-    return ratio * mean_product(s / or_one(rms(s)), y / or_one(rms(y))), good
+    pair = pair_of(s, y)
+    return pair.ratio * pair.cosine, pair.good
 
 
 def _features(seen: Vectors, sizes: Tensor, state: UnitFreeState) -> Tensor:
