@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizees.seeding import Seed, draw
 from l2l_exp.optimizees.spec import ParamSpec
 
 Batching = Literal["vmap", "loop"]
@@ -77,6 +77,11 @@ class Optimizee(nn.Module, ABC):
         return (
             tensor.to(self.anchor) if tensor.is_floating_point() else tensor.to(self.anchor.device)
         )
+
+    def gaussian_start(self, problems: Sequence[int], seed: Seed, std: float) -> Tensor:
+        """Draw theta_0 ~ N(0, std^2): (B, N)."""
+        normal = draw(seed, "init", problems, lambda rng: rng.standard_normal(self.spec.size))
+        return self.place(std * normal)
 
     @abstractmethod
     def sample(self, problems: Sequence[int], seed: Seed) -> Problem:

@@ -55,8 +55,7 @@ class Lasso(Optimizee):
 
     def init(self, problems: Sequence[int], seed: Seed) -> Tensor:
         """Draw theta_0: (B, N)."""
-        normal = draw(seed, "init", problems, lambda rng: rng.standard_normal(self.dimension))
-        return self.place(self.init_std * normal)
+        return self.gaussian_start(problems, seed, self.init_std)
 
     def minibatch(self, problem: Problem, step: int) -> Data:
         """The whole problem, at every step."""

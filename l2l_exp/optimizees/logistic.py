@@ -91,8 +91,7 @@ class Logistic(Optimizee):
 
     def init(self, problems: Sequence[int], seed: Seed) -> Tensor:
         """Draw theta_0: (B, N)."""
-        normal = draw(seed, "init", problems, lambda rng: rng.standard_normal(self.spec.size))
-        return self.place(self.init_std * normal)
+        return self.gaussian_start(problems, seed, self.init_std)
 
     def minibatch(self, problem: Problem, step: int) -> Data:
         """All cases of each problem, or some of them: indices (B, D)."""

@@ -103,8 +103,7 @@ class ModuleOptimizee(Optimizee):
         """Draw theta_0: (B, N)."""
         if self.init_std is None:
             return self.place(torch.stack([self._start(seed, index) for index in problems]))
-        normal = draw(seed, "init", problems, lambda rng: rng.standard_normal(self.spec.size))
-        return self.place(self.init_std * normal)
+        return self.gaussian_start(problems, seed, self.init_std)
 
     def minibatch(self, problem: Problem, step: int) -> Data:
         """Training rows (B, D, ...), constants (B, ...), and what randomness starts from (B,)."""

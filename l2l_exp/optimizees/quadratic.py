@@ -63,8 +63,7 @@ class Quadratic(Optimizee):
 
     def init(self, problems: Sequence[int], seed: Seed) -> Tensor:
         """Draw theta_0: (B, N)."""
-        normal = draw(seed, "init", problems, lambda rng: rng.standard_normal(self.dimension))
-        return self.place(self.init_std * normal)
+        return self.gaussian_start(problems, seed, self.init_std)
 
     def minibatch(self, problem: Problem, step: int) -> Data:
         """The whole problem, at every step."""
