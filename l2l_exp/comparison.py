@@ -213,7 +213,7 @@ def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: Tuni
         "optimizer": getattr(rule.optimizer, "__qualname__", repr(rule.optimizer)),
         "sources": [source_hash(source) for source in (*optimizee.sources, rule.optimizer)],
         "rule": source_hash(type(rule)),
-        "settings": rule.settings,
+        "settings": {**rule.settings, "decay": rule.decay},
         "rates": rule.rates,
         "search": [*rule.search, protocol.tuning_search],
         "device": str(optimizee.anchor.device),

@@ -38,11 +38,14 @@ from l2l_exp.optimizers.by_hand import BFGSByHand
 from l2l_exp.optimizers.encoded import EncodedController
 from l2l_exp.optimizers.encoding import Identity, LogSign
 from l2l_exp.optimizers.gac import GAC
+from l2l_exp.optimizers.inputs import EncodedGradient, MomentRatios, WithProgress
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.optimizers.normalised import NormalisedController
 from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.partitioned import Partitioned
+from l2l_exp.optimizers.postprocess import Postprocessed
+from l2l_exp.optimizers.recurrent import RecurrentRule
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.secant import SecantController
 
@@ -199,6 +202,36 @@ LEARNED |= {
     ),
 }
 
+LEARNED |= {
+    "rnnprop": lambda: RecurrentRule(
+        MomentRatios((0.5, 0.9), 0.8, limit=50.0), embedding=4, readout_std=0.5, hidden_units=3
+    ),
+    "rnnprop_gru": lambda: RecurrentRule(
+        WithProgress(MomentRatios(limit=50.0), [2.0, 9.0]), "gru", 3, embedding=3, readout_std=0.5
+    ),
+    "gru": lambda: RecurrentRule(
+        EncodedGradient(LogSign()), "gru", 3, 1, None, bounded=False, readout_std=0.5
+    ),
+    "postprocessed": lambda: Postprocessed(
+        RecurrentRule(EncodedGradient(LogSign()), "lstm", 2, 1, None, readout_std=0.5),
+        bound=0.2,
+        lr=0.3,
+        decay="linear",
+        final=0.1,
+    ),
+    "postprocessed_by_tensor": lambda: Postprocessed(
+        CoordinatewiseLSTM(2, 1, LogSign(), readout_std=0.5),
+        normalise=True,
+        lr=0.02,
+        decay="cosine",
+    ),
+    "postprocessed_ntm": lambda: Postprocessed(
+        NTMBFGS(NormalisedController(True, 1, readout_std=0.2, **TINY), 0.01, True),
+        lr=0.5,
+        decay="linear",
+    ),
+}
+
 SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {
     "bfgs_by_hand": lambda: NTMBFGS(BFGSByHand(0.1), 1.0),
 }
@@ -209,6 +242,7 @@ BASELINES: dict[str, Callable[[], LearnedOptimizer]] = {
     "nag": lambda: Baseline(torch.optim.SGD, 0.02, momentum=0.9, nesterov=True),
     "rmsprop": lambda: Baseline(torch.optim.RMSprop, 0.02),
     "adam": lambda: Baseline(torch.optim.Adam, 0.02),
+    "adam_cosine": lambda: Baseline(torch.optim.Adam, 0.02, decay="cosine"),
     "lbfgs": lambda: LBFGS(0.02, history_size=3),
 }
 

@@ -147,6 +147,7 @@ def entry_of(path: Path) -> str:
 
 OWNERS = {
     "optimizer/encoding": "optimizer=lstm",
+    "optimizer/inputs": "optimizer=rnnprop",
     "optimizer/controller": "optimizer=ntm_bfgs",
     "optimizer/controller=secant": "optimizer=ntm_lbfgs",
     "optimizee/features": "optimizee=neural_art",

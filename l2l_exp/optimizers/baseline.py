@@ -15,6 +15,7 @@ from l2l_exp.optimizers.base import (
     State,
     map_state,
 )
+from l2l_exp.optimizers.decay import Decay, checked, factor
 
 Native = Callable[..., torch.optim.Optimizer]
 TUNED = "tuned"
@@ -38,10 +39,11 @@ class Baseline(LearnedOptimizer):
             the rule is used.
         search: (low, high), 0 < low < high: where the tuning of the learning rate begins; it
             widens when the best value lies at an edge.
+        decay: of the learning rate over the horizon, down to 0: "constant", "linear", "cosine".
         settings: further arguments of `optimizer`, the same for every learning rate.
 
     Raises:
-        ValueError: for a learning rate or a range that is not positive.
+        ValueError: for a learning rate or a range that is not positive, or an unknown decay.
 
     Example:
         >>> rule = Baseline(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -54,6 +56,7 @@ class Baseline(LearnedOptimizer):
         optimizer: Native,
         lr: float | Sequence[float] | str = TUNED,
         search: Sequence[float] = (1e-3, 1.0),
+        decay: Decay = "constant",
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -67,6 +70,7 @@ class Baseline(LearnedOptimizer):
         self.optimizer = optimizer
         self.rates = tuple(float(rate) for rate in rates)
         self.search = (float(search[0]), float(search[1]))
+        self.decay = checked(decay)
         self.settings = settings
         probe = {"params": [torch.zeros(1)], "lr": self.rates[0] if self.rates else self.search[0]}
         optimizer([probe], **settings)  # refuses wrong settings now, not after an hour
@@ -78,14 +82,19 @@ class Baseline(LearnedOptimizer):
 
     def with_rates(self, rates: Sequence[float]) -> "Baseline":
         """The same rule at other learning rates."""
-        return Baseline(self.optimizer, list(rates), self.search, **self.settings)
+        return Baseline(self.optimizer, list(rates), self.search, self.decay, **self.settings)
 
-    def native(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-        """The torch optimizer itself, one parameter and group per learning rate."""
+    def native(self, parameters: Sequence[Tensor], left: float = 1.0) -> torch.optim.Optimizer:
+        """The torch optimizer itself, one parameter and group per learning rate.
+
+        Args:
+            parameters: one per learning rate.
+            left: factor on every learning rate.
+        """
         if self.needs_tuning:
             raise ValueError("the learning rate is still to be tuned: call with_rates first")
         groups = [
-            {"params": [parameter], "lr": rate}
+            {"params": [parameter], "lr": rate * left}
             for parameter, rate in zip(parameters, self.rates, strict=True)
         ]
         return self.optimizer(groups, **self.settings)
@@ -116,7 +125,7 @@ class Baseline(LearnedOptimizer):
         """
         self.check_rows(seen.theta)
         copies = [part.clone() for part in seen.theta.detach().chunk(max(1, len(self.rates)))]
-        optimizer = self.native(copies)
+        optimizer = self.native(copies, factor(self.decay, seen.step, seen.horizon))
         for copy, grad, slots in zip(
             copies, seen.grad.detach().chunk(len(copies)), state.slots, strict=True
         ):

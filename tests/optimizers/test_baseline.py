@@ -11,15 +11,31 @@ from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.unroll import Episode, unroll
 
+
+class Cosine:
+    """A torch optimizer with torch's own cosine schedule, called as one optimizer."""
+
+    def __init__(self, optimizer, steps):
+        self.optimizer = optimizer
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        self.zero_grad = optimizer.zero_grad
+
+    def step(self, closure):
+        """One step, after which the learning rate falls."""
+        self.optimizer.step(closure)
+        self.schedule.step()
+
+
 SEED, PROBLEMS, STEPS = Seed("test", 0), (0, 4), 60
 
 NATIVE = {
-    "sgd": lambda p, lr: torch.optim.SGD(p, lr=lr),
-    "momentum": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9),
-    "nag": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
-    "rmsprop": lambda p, lr: torch.optim.RMSprop(p, lr=lr),
-    "adam": lambda p, lr: torch.optim.Adam(p, lr=lr),
-    "lbfgs": lambda p, lr: torch.optim.LBFGS(
+    "sgd": lambda p, lr, steps: torch.optim.SGD(p, lr=lr),
+    "momentum": lambda p, lr, steps: torch.optim.SGD(p, lr=lr, momentum=0.9),
+    "nag": lambda p, lr, steps: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
+    "rmsprop": lambda p, lr, steps: torch.optim.RMSprop(p, lr=lr),
+    "adam": lambda p, lr, steps: torch.optim.Adam(p, lr=lr),
+    "adam_cosine": lambda p, lr, steps: Cosine(torch.optim.Adam(p, lr=lr), steps),
+    "lbfgs": lambda p, lr, steps: torch.optim.LBFGS(
         p, lr, max_iter=1, tolerance_grad=0, tolerance_change=0, history_size=3
     ),
 }
@@ -37,7 +53,7 @@ def torch_loop(optimizee, make, lr, steps):
     for index in PROBLEMS:
         problem = optimizee.sample([index], SEED)
         theta = optimizee.init([index], SEED).squeeze(0).requires_grad_()
-        optimizer, path = make([theta], lr), []
+        optimizer, path = make([theta], lr, steps), []
         for step in range(steps):
             data = {name: x[0] for name, x in optimizee.minibatch(problem, step).items()}
 

@@ -1,0 +1,130 @@
+"""What a recurrent rule is told of every coordinate: features, with a state of their own."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from l2l_exp.optimizers.base import Observation
+from l2l_exp.optimizers.encoding import Encoding
+from l2l_exp.optimizers.sizes import root
+
+InputState = tuple[Tensor, ...]
+"""Tensors (B, N) each."""
+
+
+class Inputs(nn.Module, ABC):
+    """Map from what is seen, and a state per coordinate, to `size` features."""
+
+    size: int
+
+    def init_state(self, theta: Tensor) -> InputState:
+        """Make the state before the first step, tensors (B, N); nothing by default."""
+        return ()
+
+    @abstractmethod
+    def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
+        """Features (size, B, N), and the next state."""
+
+
+class EncodedGradient(Inputs):
+    """An encoding of the gradient; without a state.
+
+    Args:
+        encoding: elementwise, e.g. logarithm and sign (arXiv:1606.04474, appendix A).
+    """
+
+    def __init__(self, encoding: Encoding) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.size = encoding.size
+
+    def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
+        """The encoding's features of every coordinate."""
+        return self.encoding(seen.grad.flatten()).view(-1, *seen.grad.shape), state
+
+
+class MomentRatios(Inputs):
+    """The gradient, and its running means, over the root of its running mean square.
+
+    With v the mean square (decay `beta2`) and m_i the means (decays `betas`), all free of the bias
+    of their start: g / sqrt(v), m_1 / sqrt(v), ... A factor on the loss changes nothing, nor does
+    one on a coordinate.
+
+    Args:
+        betas: decays in [0, 1) of the means (RNNprop: one, .95); each is one feature.
+        beta2: decay in [0, 1) of the mean square (RNNprop: .95).
+        limit: > 0, features are kept in [-limit, limit].
+
+    Raises:
+        ValueError: for a value outside these ranges.
+
+    Source: Lv, Jiang, Li 2017 (RNNprop), arXiv:1703.03633, section 4.2.
+    """
+
+    def __init__(
+        self, betas: Sequence[float] = (0.95,), beta2: float = 0.95, limit: float = 5.0
+    ) -> None:
+        super().__init__()
+        for name, value in [*(("betas", beta) for beta in betas), ("beta2", beta2)]:
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: {value} must be in [0, 1)")
+        if not limit > 0:
+            raise ValueError(f"limit={limit} must be > 0")
+        self.betas = tuple(betas)
+        self.beta2 = beta2
+        self.limit = limit
+        self.size = 1 + len(self.betas)
+
+    def init_state(self, theta: Tensor) -> InputState:
+        """Zeros: the mean square, then the means."""
+        return (torch.zeros_like(theta),) * self.size
+
+    def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
+        """g / sqrt(v) and m_i / sqrt(v); zeros where no gradient has been seen yet."""
+        taken = seen.step + 1
+        v = torch.lerp(seen.grad.square(), state[0], self.beta2)
+        means = [
+            torch.lerp(seen.grad, old, beta)
+            for old, beta in zip(state[1:], self.betas, strict=True)
+        ]
+        size = root(v / (1 - self.beta2**taken))
+        inverse = torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0)
+        unbiased = [m / (1 - beta**taken) for m, beta in zip(means, self.betas, strict=True)]
+        features = torch.stack([seen.grad, *unbiased]) * inverse
+        return features.clamp(-self.limit, self.limit), (v, *means)
+
+
+class WithProgress(Inputs):
+    """Other inputs, and how much of the horizon has passed: a rule can then end in small steps.
+
+    Args:
+        inputs: the others.
+        timescales: > 0, further features tanh(steps / tau - 1) that tell early steps apart.
+
+    Raises:
+        ValueError: for a timescale that is not positive.
+
+    Source: time features as in Metz et al. 2019, arXiv:1810.10180, appendix.
+    """
+
+    def __init__(self, inputs: Inputs, timescales: Sequence[float] = ()) -> None:
+        super().__init__()
+        if not all(tau > 0 for tau in timescales):
+            raise ValueError(f"timescales={list(timescales)} must be > 0")
+        self.inputs = inputs
+        self.timescales = tuple(timescales)
+        self.size = inputs.size + 1 + len(self.timescales)
+
+    def init_state(self, theta: Tensor) -> InputState:
+        """The others'."""
+        return self.inputs.init_state(theta)
+
+    def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
+        """The others' features, then step / horizon, then the time features."""
+        features, state = self.inputs(seen, state)
+        times = [math.tanh(seen.step / tau - 1) for tau in self.timescales]
+        constants = features.new_tensor([seen.step / seen.horizon, *times]).view(-1, 1, 1)
+        return torch.cat([features, constants.expand(-1, *seen.grad.shape)]), state

@@ -1,0 +1,78 @@
+"""Inputs of recurrent rules against plain formulas."""
+
+import math
+
+import pytest
+import torch
+
+from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizers.base import Observation
+from l2l_exp.optimizers.encoding import LogSign
+from l2l_exp.optimizers.inputs import EncodedGradient, MomentRatios, WithProgress
+
+SPEC = ParamSpec.of({"theta": ((3,), "free")})
+GRADS = torch.tensor([[[1.0, -2.0, 0.0]], [[0.5, 3.0, 0.0]], [[-4.0, 1e-9, 0.0]]]).double()
+
+
+def features(inputs, grads=GRADS, horizon=8):
+    """Features (F, B, N) after the last of some gradients (T, B, N)."""
+    state, last = inputs.init_state(grads[0]), None
+    for step, grad in enumerate(grads):
+        seen = Observation(grad, torch.zeros_like(grad), grad[:, 0], step, horizon, SPEC)
+        last, state = inputs(seen, state)
+    return last
+
+
+def average(values, beta):
+    """The weighted mean with weights beta^age: a running mean free of the bias of its start."""
+    ages = torch.arange(len(values) - 1, -1, -1).double()
+    weights = beta**ages
+    return (weights.view(-1, 1, 1) * values).sum(0) / weights.sum()
+
+
+def test_moment_ratios_are_weighted_means_over_the_root_of_the_weighted_mean_square():
+    size = average(GRADS**2, 0.8).sqrt()
+    expected = [GRADS[-1], average(GRADS, 0.5), average(GRADS, 0.9)]
+    ours = features(MomentRatios((0.5, 0.9), 0.8))
+    for feature, value in zip(ours, expected, strict=True):
+        torch.testing.assert_close(feature[..., :2], (value / size)[..., :2], rtol=1e-12, atol=0)
+    assert ours[..., 2].count_nonzero() == 0  # a coordinate that never had a gradient
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e20])
+def test_a_factor_on_the_loss_changes_no_moment_ratio(scale):
+    ours, scaled = features(MomentRatios()), features(MomentRatios(), scale * GRADS)
+    torch.testing.assert_close(scaled, ours, rtol=1e-12, atol=1e-12)
+
+
+def test_features_stay_within_the_limit_after_a_jump():
+    jump = torch.tensor([[[1e-6] * 3]] * 20 + [[[1.0] * 3]])
+    assert features(MomentRatios(limit=1.5), jump).abs().max() == 1.5
+    assert features(MomentRatios(limit=50.0), jump).max() > 3
+
+
+def test_encoded_gradients_are_those_of_the_encoding():
+    assert torch.equal(features(EncodedGradient(LogSign()))[:, 0], LogSign()(GRADS[-1].flatten()))
+
+
+def test_progress_is_the_share_of_the_horizon_and_times_are_squashed():
+    ours = features(WithProgress(MomentRatios(), [1.0, 100.0]))
+    assert ours.shape == (5, 1, 3) and torch.equal(ours[:2], features(MomentRatios()))
+    expected = torch.tensor([2 / 8, math.tanh(1.0), math.tanh(-0.98)]).double()
+    torch.testing.assert_close(
+        ours[2:], expected.view(-1, 1, 1).expand(-1, 1, 3), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: MomentRatios((0.5, 1.0)), "betas: 1.0 must be in"),
+        (lambda: MomentRatios(beta2=-0.1), "beta2: -0.1 must be in"),
+        (lambda: MomentRatios(limit=0.0), "limit=0.0 must be > 0"),
+        (lambda: WithProgress(MomentRatios(), [1.0, 0.0]), "must be > 0"),
+    ],
+)
+def test_impossible_values_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        wrong()
