@@ -227,7 +227,7 @@ LEARNED |= {
     ),
     "postprocessed_ntm": lambda: Postprocessed(
         NTMBFGS(NormalisedController(True, 1, readout_std=0.2, **TINY), 0.01, True),
-        lr=0.5,
+        lr=0.4,
         decay="linear",
     ),
 }
