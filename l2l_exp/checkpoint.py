@@ -18,6 +18,8 @@ from l2l_exp.optimizers.base import LearnedOptimizer
 FORMAT_VERSION = 1
 PARAMETERS = "rule.safetensors"
 DESCRIPTION = "rule.json"
+FOLDER = "checkpoint"
+"""Where a run keeps it, in its own folder and in the store."""
 TARGET = "_target_"
 CLASS = "hydra.utils.get_class"
 """How a config writes a class that is an argument, as that of a torch optimizer."""
@@ -74,6 +76,31 @@ def load(folder: Path) -> LearnedOptimizer:
     rule.architecture = description["architecture"]
     rule.about = description.get("about") or {}
     return rule
+
+
+def locate(source: Path, seed: int | None) -> Path:
+    """The checkpoint that a folder holds.
+
+    Args:
+        source: a checkpoint's own folder, a run's, or that of a multirun over meta-seeds.
+        seed: the meta-seed of the member that is meant; of no use for one checkpoint.
+
+    Raises:
+        CheckpointError: unless exactly one member of a multirun is of the meta-seed.
+    """
+    if (source / FOLDER).is_dir():
+        return source / FOLDER
+    members = [path.parent for path in sorted(source.glob(f"*/{FOLDER}/{DESCRIPTION}"))]
+    if not members:
+        return source
+    seeds = [(read_description(member).get("about") or {}).get("seed") for member in members]
+    fitting = [member for member, its in zip(members, seeds, strict=True) if its == seed]
+    if len(fitting) != 1:
+        raise CheckpointError(
+            f"{source} holds {len(fitting)} rules of meta-seed {seed} (it has those of "
+            f"{', '.join(sorted(map(str, seeds)))}): choose by seed=..., or give the folder of one run"
+        )
+    return fitting[0]
 
 
 def rebuild(architecture: Mapping[str, Any], path: Path) -> LearnedOptimizer:

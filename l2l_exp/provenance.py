@@ -7,10 +7,12 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import l2l_exp
+from l2l_exp import checkpoint
 
 PACKAGE = Path(l2l_exp.__file__).parent
 ARITHMETIC = ("torch", "numpy")
@@ -46,7 +48,9 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
     source = (config.get("optimizer") or {}).get("source")
     if source:
         folder = Path(str(source)).expanduser()
-        for path in (*folder.glob("*.safetensors"), *folder.glob("checkpoint/*.safetensors")):
+        with suppress(checkpoint.CheckpointError):  # told where the rule is built
+            folder = checkpoint.locate(folder, config.get("seed"))
+        for path in folder.glob("*.safetensors"):
             found[str(path)] = _hash(path)
     return found | {name: importlib.metadata.version(name) for name in ARITHMETIC}
 

@@ -135,6 +135,26 @@ def test_every_job_is_a_child_of_one_parent_which_aggregates(command, workplace_
     check_aggregate(workplace_with_store)
 
 
+def test_a_multirun_of_rules_is_evaluated_seed_by_seed(command, workplace_with_store):
+    assert command("train", "-m", "seed=1,2", *TINY).code == 0
+    parent, _ = runs_in(workplace_with_store)
+    sweep, few = sweep_of(workplace_with_store), [x for x in SHORT if "training" not in x]
+    means = []
+    for number, source in enumerate((sweep, sweep / "1", parent.info.run_id)):
+        to = f"hydra.run.dir=evaluated/{number}"
+        outcome = command("evaluate", f"optimizer.source={source}", "seed=2", *few, to)
+        assert outcome.code == 0, outcome.err
+        told = json.loads(Path(f"evaluated/{number}/summary.json").read_text())
+        assert told["seed"] == 2
+        means.append(told["learned"]["final"]["mean"])
+    trained = json.loads((sweep / "1" / "summary.json").read_text())
+    assert means == [trained["learned"]["final"]["mean"]] * 3
+    for source in (sweep, parent.info.run_id):
+        outcome = command("evaluate", f"optimizer.source={source}", "seed=3", *few)
+        assert outcome.code == 2 and "meta-seed 3" in outcome.err and "1, 2" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
 def test_a_finished_multirun_is_skipped_and_another_is_another(command, workplace_with_store):
     launch = ["train", "-m", "seed=0,1", *TINY]
     assert command(*launch).code == 0

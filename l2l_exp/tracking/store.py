@@ -15,6 +15,7 @@ SQLITE = "sqlite:///"
 FOLDER_TAG = "run_folder"
 PARENT_TAG = "mlflow.parentRunId"
 PROBE_SECONDS = 5.0
+MOST_MEMBERS = 10_000
 CLIENT_SETTINGS = (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
     ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
@@ -61,6 +62,18 @@ class Store:
             return dict(self._client.get_run(run_id).data.tags)
         except MlflowException as error:
             raise TrackingError(f"no run {run_id!r} in {self.uri}") from error
+
+    def members(self, run_id: str) -> dict[str, str]:
+        """Finished runs of a multirun, by its parent run: run id -> meta-seed. None for others.
+
+        Raises:
+            TrackingError: if there is no such run.
+        """
+        self.tags(run_id)
+        experiment = self._client.get_run(run_id).info.experiment_id
+        wanted = f"tags.`{PARENT_TAG}` = '{run_id}' and attributes.status = 'FINISHED'"
+        found = self._client.search_runs([experiment], wanted, max_results=MOST_MEMBERS)
+        return {run.info.run_id: run.data.params.get("seed", "") for run in found}
 
     def artifact(self, run_id: str, path: str) -> Path:
         """Local copy of a file or folder of a run.

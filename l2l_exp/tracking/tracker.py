@@ -13,7 +13,6 @@ from l2l_exp.tracking.journal import Entry, Journal
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
 METRICS = "metrics.jsonl"
-CHECKPOINT = "checkpoint"
 
 
 class Saveable(Protocol):
@@ -84,10 +83,10 @@ class Tracker(ABC):
 
     def checkpoint(self, rule: LearnedOptimizer, about: Mapping[str, Any]) -> Path:
         """Write the rule into `checkpoint/`."""
-        folder = self.folder / CHECKPOINT
+        folder = self.folder / checkpoint.FOLDER
         checkpoint.save(folder, rule, {"run_id": self.run_id, **about})
         for path in sorted(folder.glob("rule.*")):
-            self.publish(path, CHECKPOINT)
+            self.publish(path, checkpoint.FOLDER)
         return folder
 
     @abstractmethod
