@@ -96,9 +96,10 @@ def locate(source: Path, seed: int | None) -> Path:
     seeds = [(read_description(member).get("about") or {}).get("seed") for member in members]
     fitting = [member for member, its in zip(members, seeds, strict=True) if its == seed]
     if len(fitting) != 1:
+        there = ", ".join(sorted(map(str, seeds)))
         raise CheckpointError(
-            f"{source} holds {len(fitting)} rules of meta-seed {seed} (it has those of "
-            f"{', '.join(sorted(map(str, seeds)))}): choose by seed=..., or give the folder of one run"
+            f"{source} holds {len(fitting)} rules of meta-seed {seed} (it has those of {there}): "
+            f"choose by seed=..., or give the folder of one run"
         )
     return fitting[0]
 

@@ -43,8 +43,9 @@ def _member(source: str, members: Mapping[str, str], seed: int | None) -> str:
     """The run of a meta-seed among those of a multirun: run id -> seed."""
     fitting = [run_id for run_id, its in members.items() if its == str(seed)]
     if len(fitting) != 1:
+        there = ", ".join(sorted(members.values()))
         raise ValueError(
             f"optimizer.source={source} has {len(fitting)} finished runs of meta-seed {seed} (it "
-            f"has those of {', '.join(sorted(members.values()))}): choose by seed=..., or give one run's id"
+            f"has those of {there}): choose by seed=..., or give the id of one run"
         )
     return fitting[0]
