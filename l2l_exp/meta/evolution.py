@@ -152,7 +152,7 @@ class Persistent(Evolution):
     """A strategy whose particles keep their own theta and state from window to window."""
 
     def start(self, episode: Episode, rule: LearnedOptimizer, rng: np.random.Generator) -> Carry:
-        """Every particle at theta_0 (2*pairs*B, N), one loss per problem; the state is `Perturbed`."""
+        """Every particle at theta_0, (2*pairs*B, N); the loss is (B,), the state `Perturbed`."""
         alone = episode.start(rule).detach()
         carry = spread(alone, self.particles)
         kept = Perturbed(self.first_noise(rule, rng), carry.state)

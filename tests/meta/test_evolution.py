@@ -23,8 +23,6 @@ from l2l_exp.unroll import Episode, unroll
 
 SEED, PROBLEMS = Seed("train", 0), (0, 1, 2)
 STRATEGIES = {"es": ES, "pes": PES, "single_noise": SingleNoise}
-REFUSED = ("lstm_and_adam",)
-"""Rules that cannot be vmapped step by step: Adam's count of steps is read as a number."""
 
 
 def rng(seed=0):
@@ -54,7 +52,7 @@ def windows(gradient, optimizee, rule, horizon, truncation, draws):
 
 # --- a learning rate on a diagonal quadratic: everything is known -----------------------------
 
-CURVATURE, RATE, SIGMA = (1.0, 0.3), 0.5, 0.12
+CURVATURE, RATE, SIGMA = (1.0, 0.3), 0.5, 0.1
 HORIZON, TRUNCATION = 12, 3
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
@@ -119,9 +117,9 @@ def descent(scripted):
     return scripted(lambda seen: -seen.grad, gain=RATE)
 
 
-def drawn_sums(strategy, optimizee, rule, truncation=TRUNCATION, repeats=40):
+def drawn_sums(strategy, optimizee, rule, truncation=TRUNCATION, repeats=80):
     """Sums over the windows of an episode of independent estimates: (repeats,)."""
-    gradient = strategy(pairs=500, sigma=SIGMA)
+    gradient = strategy(pairs=1000, sigma=SIGMA)
     return torch.stack(
         [
             sum(
@@ -142,7 +140,7 @@ def test_a_strategy_is_unbiased_for_what_it_is_said_to_estimate(separable, desce
     error = sums.std() / len(sums) ** 0.5
     assert abs(sums.mean() - expected.pop(name)) < 4 * error
     for other in expected.values():  # it would have been noticed
-        assert abs(sums.mean() - other) > 8 * error
+        assert abs(sums.mean() - other) > 5 * error
 
 
 def test_an_untruncated_strategy_is_unbiased_for_the_episode(separable, descent):
@@ -313,7 +311,7 @@ def test_a_strategy_is_its_algorithm(rule_name, name, batching):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_particles_together_equal_a_loop_over_them(learned_rule, request, name):
+def test_particles_together_equal_a_loop_over_them(learned_rule, name):
     optimizee = Quadratic(3, "gaussian", init_std=1.0).double()
     one, other = (
         functools.partial(
@@ -321,17 +319,24 @@ def test_particles_together_equal_a_loop_over_them(learned_rule, request, name):
         )
         for batching in ("vmap", "loop")
     )
-    looped = other(rng())
-    if request.node.callspec.params["learned_rule"] in REFUSED:
-        with pytest.raises(ParticleError, match="Partitioned cannot .* gradient.batching=loop"):
-            one(rng())
-        return
-    for a, b in zip(one(rng()), looped, strict=True):
+    for a, b in zip(one(rng()), other(rng()), strict=True):
         torch.testing.assert_close(a.losses, b.losses, rtol=1e-12, atol=1e-13)
         torch.testing.assert_close(a.carry.theta, b.carry.theta, rtol=1e-12, atol=1e-13)
         states = zip(state_tensors(a.carry.state), state_tensors(b.carry.state), strict=True)
         for x, y in states:
             torch.testing.assert_close(x, y, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's lerp_, of Adam
+def test_a_rule_that_vmap_refuses_is_told_what_to_do_and_served_by_a_loop(mlp):
+    rule = LEARNED["lstm_and_adam"]().double()  # Adam's count of steps is read as a number
+    expected = by_hand("pes", mlp, rule, 2, 2, 2, 0.1, rng())
+    for estimate, gradient in zip(
+        windows(PES(2, 0.1, "loop"), mlp, rule, 4, 2, rng()), expected, strict=True
+    ):
+        assert (flat(estimate) - gradient).norm() <= 1e-11 * gradient.norm()
+    with pytest.raises(ParticleError, match="Partitioned .* training.gradient.batching=loop$"):
+        windows(PES(2, 0.1), mlp, rule, 4, 2, rng())
 
 
 # --- the interface ----------------------------------------------------------------------------
