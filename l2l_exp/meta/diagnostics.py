@@ -108,6 +108,7 @@ def episode_gradient(
     draw: int = 0,
 ) -> Tensor:
     """Mean over the windows of an episode of an estimator's gradient, float64: (D,)."""
+    episode = replace(episode, attached=gradient.attached)
     carry = gradient.start(episode, rule, rngs(draw, 0))
     parts = []
     for start in range(0, episode.horizon, truncation):
