@@ -1,6 +1,7 @@
 """Measure what README and CHANGELOG say about speed: python -m benchmarks [part ...] [json path].
 
-Parts: window, step, rules, memory, history, tuning, art, startup, training; all of them by default.
+Parts: window, step, rules, memory, history, tuning, art, startup, training, estimators; all of them
+by default.
 What counts is ratios: everything is measured side by side, in rounds that take turns.
 """
 
@@ -14,7 +15,19 @@ from types import MappingProxyType
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import art, history, measure, memory, rules, startup, step, training, tuning, window
+from benchmarks import (
+    art,
+    estimators,
+    history,
+    measure,
+    memory,
+    rules,
+    startup,
+    step,
+    training,
+    tuning,
+    window,
+)
 from benchmarks.measure import Part, Result
 
 PARTS: Mapping[str, Part] = MappingProxyType(
@@ -28,6 +41,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "art": art.PART,
         "startup": startup.PART,
         "training": training.PART,
+        "estimators": estimators.PART,
     }
 )
 

@@ -40,6 +40,7 @@ class TrainingConfig:
     form: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
     meta_optimizer: dict[str, Any] = MISSING
+    diagnostics: dict[str, Any] = MISSING
 
 
 @dataclass

@@ -19,6 +19,7 @@ from l2l_exp.comparison import Protocol, compare, gallery
 from l2l_exp.config import ConfigError, build, build_optimizee, build_rule, flatten, plain
 from l2l_exp.console import Console
 from l2l_exp.errors import UserError
+from l2l_exp.meta.diagnostics import Diagnostics
 from l2l_exp.meta.gradients import MetaGradient
 from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.schedule import Schedule
@@ -254,10 +255,16 @@ def _prepare_training(job: Job) -> Work:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg, optimizee) if cfg.evaluation.enabled else None
     training = Training(optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan)
-    return partial(_train, job, training, field)
+    return partial(_train, job, training, build(cfg.training.diagnostics), field)
 
 
-def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker) -> None:
+def _train(
+    job: Job,
+    training: Training,
+    diagnostics: Diagnostics,
+    field: "Field | None",
+    tracker: Tracker,
+) -> None:
     """Meta-train, keep the checkpoint, compare."""
     optimizee, rule, plan, seed = training.optimizee, training.rule, training.plan, job.cfg.seed
     memory = TrainingFile(job.state, lambda state: job.console.resumed(state["progress"], plan))
@@ -271,7 +278,7 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
                 checkpoint.save(job.folder / "checkpoint", rule, about)
             show(progress, metrics)
 
-        progress = meta_train(*training, report, memory)
+        progress = meta_train(*training, report, memory, diagnostics)
     tracker.checkpoint(rule, {**_selection(plan, progress), "seed": seed})
     cost = _cost(plan, progress)
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)

@@ -97,6 +97,7 @@ KEYS = {
     "art": {"rows"},
     "startup": {"seconds"},
     "training": {"estimators", "seeds", "cosine_of_subset_trained_rule"},
+    "estimators": {"toy", "lstm", "size"},
 }
 
 

@@ -153,7 +153,9 @@ OWNERS = {
     "optimizee/features": "optimizee=neural_art",
 }
 """An option that has the group, or that the one option makes sense in."""
-OPEN_TRAINING_NODES = {"gradient", "weights", "form", "schedule", "meta_optimizer"}
+OPEN_TRAINING_NODES = {
+    "gradient", "weights", "form", "schedule", "meta_optimizer", "diagnostics",
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------ what is shipped

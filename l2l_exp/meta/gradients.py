@@ -28,11 +28,30 @@ class Estimate(NamedTuple):
 class MetaGradient(ABC):
     """An estimator of the gradient of a window's meta-loss in the meta-parameters.
 
+    An estimator keeps nothing between calls: what lives from window to window is in the carry.
+
     Attributes:
         attached: what an `Episode` for this estimator keeps a graph of.
+        particles: how many copies of every problem it advances, >= 1.
+        stochastic: whether it draws random numbers of its own.
     """
 
     attached: Attached = "nothing"
+    particles: int = 1
+    stochastic: bool = False
+
+    def start(self, episode: Episode, rule: LearnedOptimizer, rng: np.random.Generator) -> Carry:
+        """Where the first window of an episode starts, detached.
+
+        Args:
+            episode: as for a window.
+            rule: as for a window.
+            rng: what a stochastic estimator draws from.
+
+        Returns:
+            A carry with one loss per problem, (B,), and as many rows of theta as it needs.
+        """
+        return episode.start(rule).detach()
 
     @abstractmethod
     def __call__(
@@ -49,7 +68,7 @@ class MetaGradient(ABC):
         Args:
             episode: the problems; its `attached` must be this estimator's.
             rule: its parameters are the meta-parameters; it is not changed.
-            carry: start of the window, detached.
+            carry: start of the window, detached: of `start`, or of the estimate before.
             steps: K, inner steps of the window (the truncation).
             objective: meta-loss of the window's K losses.
             rng: what a stochastic estimator draws from.
@@ -86,6 +105,7 @@ class Replay(MetaGradient):
             raise ValueError(f"subset={subset} must be >= 1, or null for all coordinates")
         self.chunk = chunk
         self.subset = subset
+        self.stochastic = subset is not None
 
     def __call__(
         self,
@@ -243,10 +263,20 @@ def _credit(slope: Tensor, grads: list[Tensor]) -> Tensor:
 
 def _gradients(scalar: Tensor, rule: LearnedOptimizer) -> list[Tensor]:
     """Gradient of a scalar in every meta-parameter, zeros where it has none."""
-    parameters = list(rule.parameters())
-    if not parameters:
-        raise ValueError(f"{type(rule).__name__} has no meta-parameters: there is nothing to train")
+    parameters = meta_parameters(rule)
     if not scalar.requires_grad:
         return [torch.zeros_like(parameter) for parameter in parameters]
     grads = torch.autograd.grad(scalar, parameters, allow_unused=True, materialize_grads=True)
     return list(grads)
+
+
+def meta_parameters(rule: LearnedOptimizer) -> list[torch.nn.Parameter]:
+    """The meta-parameters of a rule that has some.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    parameters = list(rule.parameters())
+    if not parameters:
+        raise ValueError(f"{type(rule).__name__} has no meta-parameters: there is nothing to train")
+    return parameters

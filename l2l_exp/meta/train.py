@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from l2l_exp.errors import UserError
+from l2l_exp.meta.diagnostics import Diagnostics
 from l2l_exp.meta.gradients import Estimate, MetaGradient
 from l2l_exp.meta.objective import MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Schedule
@@ -102,7 +103,7 @@ class Progress:
 
     episode: int = 0  # episodes finished
     meta_steps: int = 0  # meta-steps taken
-    inner_steps: int = 0  # inner steps taken, counted per problem
+    inner_steps: int = 0  # inner steps taken, counted per problem and particle
     skipped: int = 0  # meta-steps left out because the meta-gradient was not finite
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent in training and validation
@@ -175,6 +176,7 @@ def train(
     plan: Plan,
     report: Report = lambda progress, metrics: None,
     memory: Memory = FORGETFUL,
+    diagnostics: Diagnostics | None = None,
 ) -> Progress:
     """Meta-train `rule` in place; it ends with the meta-parameters of the best validation.
 
@@ -190,6 +192,7 @@ def train(
         memory: is asked first where to go on, and told after every report. Draws are functions of
             the seed and the episode, so that the rule, the meta-optimizer and the progress are all
             there is to keep: training goes on bit for bit as if it had not been stopped.
+        diagnostics: measures the estimator in some episodes; training does not depend on it.
 
     Raises:
         MetaTrainingError: after `plan.max_skipped` non-finite meta-gradients in a row, or if what
@@ -197,7 +200,10 @@ def train(
         ValueError: if the meta-loss's weights do not fit the plan.
     """
     meta_loss.weights.check(plan.truncation, plan.horizon)
-    training = _Training(optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer)
+    training = _Training(
+        optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer,
+        diagnostics or Diagnostics(),
+    )  # fmt: skip
     progress = training.progress
     kept = memory.recall()
     if kept is not None:
@@ -234,8 +240,10 @@ class _Training:
         schedule: Schedule,
         plan: Plan,
         meta_optimizer: MetaOptimizer,
+        diagnostics: Diagnostics,
     ) -> None:
         self.optimizee, self.rule, self.gradient = optimizee, rule, gradient
+        self.diagnostics = diagnostics
         self.meta_loss, self.schedule, self.plan = meta_loss, schedule, plan
         self.meta_optimizer = meta_optimizer(list(rule.parameters()))
         self.base_rates = [group["lr"] for group in self.meta_optimizer.param_groups]
@@ -279,15 +287,22 @@ class _Training:
         first_index = progress.episode * plan.problems
         problem = self.optimizee.sample(range(first_index, first_index + plan.problems), seed)
         episode = Episode(self.optimizee, problem, plan.horizon, self.gradient.attached)
-        carry = episode.start(self.rule).detach()
+        rng = generator(seed, "meta_gradient_start", progress.episode)
+        carry = self.gradient.start(episode, self.rule, rng)
         objective = partial(self.meta_loss, first=carry.loss, horizon=plan.horizon)
+        measured: dict[str, float] = {}
+        if self.diagnostics.due(progress.episode):
+            rngs = partial(generator, seed, f"diagnostics_{progress.episode}")
+            measured = self.diagnostics(
+                self.gradient, episode, self.rule, plan.truncation, objective, rngs
+            )
         meta_losses, norms = [], []
         for start in range(0, plan.horizon, plan.truncation):
             rng = generator(seed, "meta_gradient", progress.episode, start)
             estimate = self.gradient(
                 episode, self.rule, carry, plan.truncation, partial(objective, start=start), rng
             )
-            progress.inner_steps += plan.truncation * plan.problems
+            progress.inner_steps += plan.truncation * plan.problems * self.gradient.particles
             self._set_rates((progress.episode + start / plan.horizon) / plan.episodes)
             norm = _meta_step(self.rule, self.meta_optimizer, estimate, plan.clip)
             if not math.isfinite(norm):
@@ -304,6 +319,7 @@ class _Training:
             "meta_gradient_norm": sum(norms) / count if norms else math.nan,
             "meta_lr": self.meta_optimizer.param_groups[0]["lr"],
             "skipped_meta_steps": float(progress.skipped),
+            **measured,
         }
 
     def _set_rates(self, progress: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from l2l_exp.meta.evolution import ES, PES, SingleNoise
 from l2l_exp.meta.gradients import Backprop, Replay
 from l2l_exp.meta.objective import Final, Form, Log, MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Constant, Cosine
@@ -114,7 +115,10 @@ def test_weights_that_do_not_fit_the_plan_are_refused_before_training():
 # --- repeatable -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gradient", [Replay(), Replay(chunk=2, subset=3), Backprop(2)])
+@pytest.mark.parametrize(
+    "gradient",
+    [Replay(), Replay(chunk=2, subset=3), Backprop(2), ES(2), PES(2), SingleNoise(2)],
+)
 def test_the_same_seed_gives_the_same_meta_parameters_and_another_seed_others(gradient):
     def trained(seed):
         rule = small_rule()
@@ -138,6 +142,14 @@ def test_the_count_of_work_is_right():
         i + 1 for i, (_, metrics, _) in enumerate(reports) if "validation_final" in metrics
     ]
     assert validated == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "copies"), [(ES(2), 5), (PES(2), 4), (SingleNoise(3), 6), (Backprop(2), 1)]
+)
+def test_inner_steps_are_counted_for_every_particle(gradient, copies):
+    progress, _ = meta_train(small_rule(), gradient=gradient)
+    assert progress.inner_steps == 4 * 6 * 3 * copies
 
 
 def test_the_last_episode_is_validated_where_the_interval_does_not_divide():
@@ -300,7 +312,9 @@ def test_a_finite_meta_gradient_of_a_meta_loss_that_is_not_finite_is_skipped_too
 # --- what it is for ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gradient", [Replay(), Backprop(2)])
+@pytest.mark.parametrize(
+    "gradient", [Replay(), Backprop(2), ES(8, 0.03), PES(8, 0.03), SingleNoise(8, 0.03)]
+)
 def test_meta_training_lowers_the_validation_loss(gradient):
     optimizee = Quadratic(2, "uniform", init_std=1.0).double()
     rule = CoordinatewiseLSTM(8, 1, output_scale=0.1).double()
@@ -336,6 +350,17 @@ class Remembered(Memory):
 
     def keep(self, state):
         self.state = copy.deepcopy(state())
+
+
+@pytest.mark.parametrize("gradient", [ES(2), PES(2), SingleNoise(2)])
+def test_training_by_particles_goes_on_as_if_it_had_not_been_stopped(gradient):
+    whole, parts, memory = small_rule(), small_rule(), Remembered()
+    meta_train(whole, gradient=gradient)
+    meta_train(parts, dataclasses.replace(PLAN, episodes=2), gradient=gradient, memory=memory)
+    resumed = small_rule(seed=1)
+    progress, reports = meta_train(resumed, gradient=gradient, memory=memory)
+    assert len(reports) == 2 and progress.episode == 4
+    assert same(resumed.state_dict(), whole.state_dict())
 
 
 def test_scores_of_another_criterion_are_not_compared():
