@@ -64,3 +64,61 @@ def _finish_in_place(squashed: Tensor, candidate: Tensor, c: Tensor) -> tuple[Te
     admit, keep, expose = squashed.sigmoid_().chunk(3)
     c = torch.addcmul(keep.mul_(c), admit, candidate.tanh_())
     return torch.tanh(c).mul_(expose), c
+
+
+class GRUCell(nn.Module):
+    """A gated recurrent unit over n independent units, as in `torch.nn.GRUCell`: features (F, n).
+
+        reset, keep = sigmoid(W x + U h + b),
+        candidate = tanh(W x + b + reset * (U h + candidate_bias)),
+        h' = keep * h + (1 - keep) * candidate.
+
+    Args:
+        inputs: number of input features, >= 1.
+        hidden_units: H, >= 1.
+        keep_bias: initial bias of the gate that keeps h (torch: the update gate).
+        rng: draws the weights, uniform in +-1/sqrt(H).
+
+    Source: Cho et al. 2014, arXiv:1406.1078, with the reset after the product, as in cuDNN.
+    """
+
+    def __init__(
+        self, inputs: int, hidden_units: int, *, keep_bias: float, rng: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.hidden_units = hidden_units
+        bound = 1 / math.sqrt(hidden_units)
+
+        def uniform(columns: int) -> nn.Parameter:
+            return nn.Parameter(
+                bound * (2 * torch.rand(3 * hidden_units, columns, generator=rng) - 1)
+            )
+
+        self.input_weight = uniform(inputs)  # rows: reset gate, keep gate, candidate
+        self.recurrent_weight = uniform(hidden_units)
+        bias = torch.zeros(3, hidden_units)
+        bias[1] = keep_bias
+        self.bias = nn.Parameter(bias.reshape(-1, 1))
+        self.candidate_bias = nn.Parameter(torch.zeros(hidden_units, 1))
+
+    def forward(self, signal: Tensor, h: Tensor) -> Tensor:
+        """Advance one step.
+
+        Args:
+            signal: (inputs, n).
+            h: (H, n) previous output.
+
+        Returns:
+            The next output (H, n).
+        """
+        sizes = (2 * self.hidden_units, self.hidden_units)
+        gates, candidate = torch.addmm(self.bias, self.input_weight, signal).split(sizes)
+        recurrent, back = (self.recurrent_weight @ h).split(sizes)
+        back = back + self.candidate_bias
+        if not torch.is_grad_enabled():
+            reset, keep = (gates + recurrent).sigmoid_().chunk(2)
+            candidate = torch.addcmul(candidate, reset, back).tanh_()
+        else:
+            reset, keep = torch.sigmoid(gates + recurrent).chunk(2)
+            candidate = torch.tanh(candidate + reset * back)
+        return torch.lerp(candidate, h, keep)
