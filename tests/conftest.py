@@ -40,11 +40,13 @@ from l2l_exp.optimizers.encoding import Identity, LogSign
 from l2l_exp.optimizers.gac import GAC
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.mlp import MLPOptimizer
 from l2l_exp.optimizers.normalised import NormalisedController
 from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.partitioned import Partitioned
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.secant import SecantController
+from l2l_exp.optimizers.star import STAR
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
@@ -197,6 +199,16 @@ LEARNED |= {
         fallback=CoordinatewiseLSTM(2, 1, Identity(0.5), readout_std=0.5, seed=1),
         ascent=0.0,
     ),
+}
+
+SMOOTH = {"hidden_units": 3, "activation": "tanh", "readout_std": 0.5}
+
+LEARNED |= {
+    "mlp": lambda: MLPOptimizer(**SMOOTH),
+    "mlp_raw": lambda: MLPOptimizer(
+        magnitude=True, exp_scale=0.3, normalise=False, progress=True, final_scale=1.0, **SMOOTH
+    ),
+    "star": lambda: STAR(**SMOOTH),
 }
 
 SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {
