@@ -38,6 +38,7 @@ from l2l_exp.optimizers.by_hand import BFGSByHand
 from l2l_exp.optimizers.encoded import EncodedController
 from l2l_exp.optimizers.encoding import Identity, LogSign
 from l2l_exp.optimizers.gac import GAC
+from l2l_exp.optimizers.hierarchical import Hierarchical
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.optimizers.mlp import MLPOptimizer
@@ -209,6 +210,7 @@ LEARNED |= {
         magnitude=True, exp_scale=0.3, normalise=False, progress=True, final_scale=1.0, **SMOOTH
     ),
     "star": lambda: STAR(**SMOOTH),
+    "hierarchical": lambda: Hierarchical(2, 3, 2, 3, output_scale=0.05, readout_std=0.5),
 }
 
 SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {
