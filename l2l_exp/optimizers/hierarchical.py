@@ -42,14 +42,14 @@ class Hierarchical(LearnedOptimizer):
 
         update = output_scale * exp(log rate) * direction / root(rms(direction)^2 + 1e-6),
 
-    rms over the tensor. Inputs of a coordinate: gradients averaged over several time scales, each over the root of its
-    running mean square, held above a millionth of the problem's (a); products of neighbouring a;
-    logarithms of the mean squares, relative to their mean over the scales; log rate, relative to
-    its mean over the tensor. The GRU of a tensor takes the mean over coordinates of their inputs
-    and units, the problem's the mean over tensors of theirs; what they say biases the levels below
-    at the next step. The direction is a readout of the units plus a learned combination of the a,
-    which begins as minus their mean. Decays are readouts too; every average has twice the time
-    scale of the one before.
+    rms over the tensor. Inputs of a coordinate: gradients averaged over several time scales, each
+    over the root of its running mean square, held above a millionth of the problem's (a); products
+    of neighbouring a; logarithms of the mean squares, relative to their mean over the scales; log
+    rate, relative to its mean over the tensor. The GRU of a tensor takes the mean over coordinates
+    of their inputs and units, the problem's the mean over tensors of theirs; what they say biases
+    the levels below at the next step. The direction is a readout of the units plus a learned
+    combination of the a, which begins as minus their mean. Decays are readouts too; every average
+    has twice the time scale of the one before.
 
     The loss's scale does not matter, nor does the order of tensors, or of coordinates in a tensor.
 
