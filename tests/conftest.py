@@ -207,7 +207,13 @@ SMOOTH = {"hidden_units": 3, "activation": "tanh", "readout_std": 0.5}
 LEARNED |= {
     "mlp": lambda: MLPOptimizer(**SMOOTH),
     "mlp_raw": lambda: MLPOptimizer(
-        magnitude=True, exp_scale=0.3, normalise=False, progress=True, final_scale=1.0, **SMOOTH
+        magnitude=True,
+        exp_scale=0.3,
+        shortcut=False,
+        normalise=False,
+        progress=True,
+        final_scale=1.0,
+        **SMOOTH,
     ),
     "star": lambda: STAR(**SMOOTH),
     "hierarchical": lambda: Hierarchical(2, 3, 2, 3, output_scale=0.05, readout_std=0.5),

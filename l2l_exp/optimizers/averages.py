@@ -74,6 +74,11 @@ class Averages:
         momenta, squares = len(self.momentum_decays), len(self.rms_decays)
         return 3 + 3 * momenta + 2 * squares + 5 * len(self.factored_decays)
 
+    @property
+    def descent(self) -> int:
+        """Which feature is the first momentum over the root of the last second moment: Adam's."""
+        return 3 + len(self.momentum_decays) + 2 * len(self.rms_decays)
+
     def init_state(self, theta: Tensor, spec: ParamSpec) -> AveragesState:
         """Zeros."""
 

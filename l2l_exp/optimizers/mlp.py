@@ -92,7 +92,9 @@ class MLPOptimizer(LearnedOptimizer):
 
         step = d exp(exp_scale m),  update = scale * step / rms(step)  or  scale * step,
 
-    d and m being the MLP's outputs, rms over the tensor. The scale falls from `output_scale` to
+    d and m being the MLP's outputs, rms over the tensor. With `shortcut` d has a linear path from
+    the features besides, which begins as minus Adam's: from a random direction, of which half lead
+    upwards, a normalised rule may never find down. The scale falls from `output_scale` to
     `final_scale` of it over the horizon, as a half cosine. Features have no units (see
     `Averages`), so that updates do not depend on the scale of the loss.
 
@@ -104,18 +106,21 @@ class MLPOptimizer(LearnedOptimizer):
         progress: whether step / horizon is a feature.
         magnitude: whether there is an output m; without it step = d (Celo2).
         exp_scale: >= 0.
+        shortcut: whether d has a linear path from the features.
         normalise: whether steps have unit root mean square in every tensor (Celo2). A tensor of
             one coordinate then moves by the scale at every step.
         output_scale: >= 0 (Celo2: a tuned learning rate; small_fc_lopt: .001).
         final_scale: in [0, 1], 1 for a constant scale (Celo2: 0; small_fc_lopt: 1).
-        readout_std: >= 0, the outputs' weights start as N(0, readout_std^2); > 0 with `normalise`.
+        readout_std: >= 0, the outputs' weights start as N(0, readout_std^2); > 0 with `normalise`
+            and without `shortcut`.
         seed: of the initial meta-parameters.
 
     Raises:
         ValueError: for a value outside these ranges.
 
     Source: Metz et al. 2019, arXiv:1810.10180; small_fc_lopt, arXiv:2203.11860; Celo2,
-        arXiv:2602.19142. Deviation: one MLP for all tensors, vectors too; decays are constants.
+        arXiv:2602.19142. Deviation: the shortcut; one MLP for all tensors, vectors too; decays are
+        constants.
     """
 
     coupling = "tensor"
@@ -132,10 +137,11 @@ class MLPOptimizer(LearnedOptimizer):
         progress: bool = False,
         magnitude: bool = False,
         exp_scale: float = 0.001,
+        shortcut: bool = True,
         normalise: bool = True,
-        output_scale: float = 0.01,
+        output_scale: float = 0.1,
         final_scale: float = 0.0,
-        readout_std: float = 0.1,
+        readout_std: float = 0.01,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -144,13 +150,20 @@ class MLPOptimizer(LearnedOptimizer):
                 raise ValueError(f"{name}={value} must be >= 0")
         if not 0 <= final_scale <= 1:
             raise ValueError(f"final_scale={final_scale} must be in [0, 1]")
-        if normalise and not readout_std > 0:
-            raise ValueError(f"readout_std={readout_std} must be > 0 where steps are normalised")
+        if normalise and not shortcut and not readout_std > 0:
+            raise ValueError(
+                f"readout_std={readout_std} must be > 0 for normalised steps without a shortcut"
+            )
         self.averages = Averages(momentum_decays, rms_decays, factored_decays, clip)
         self.network = FeatureMLP(
             self.averages.size, TIMES + progress, 1 + magnitude, hidden_units=hidden_units,
             layers=layers, activation=activation, readout_std=readout_std, seed=seed,
         )  # fmt: skip
+        self.shortcut: nn.Parameter | None = None
+        if shortcut:
+            path = torch.zeros(1, self.averages.size)
+            path[0, self.averages.descent] = -1
+            self.shortcut = nn.Parameter(path)
         self.progress, self.magnitude, self.normalise = progress, magnitude, normalise
         self.exp_scale, self.output_scale, self.final_scale = exp_scale, output_scale, final_scale
 
@@ -164,6 +177,8 @@ class MLPOptimizer(LearnedOptimizer):
         features = self.averages.features(seen, averages)
         outputs = self.network(features, clock(seen, progress=self.progress))
         step = outputs[0]
+        if self.shortcut is not None:
+            step = step + (self.shortcut @ features.flatten(1)).view_as(step)
         if self.magnitude:
             step = step * torch.exp(self.exp_scale * outputs[1])
         if self.normalise:

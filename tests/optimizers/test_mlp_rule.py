@@ -12,7 +12,7 @@ from l2l_exp.optimizers.mlp import FeatureMLP, MLPOptimizer, clock, cosine_decay
 
 SPEC = ParamSpec.of({"w": ((2, 3), "fc"), "b": ((3,), "bias")})
 B, N, HORIZON = 2, SPEC.size, 10
-SMALL_FC = {"magnitude": True, "normalise": False, "final_scale": 1.0}
+SMALL_FC = {"magnitude": True, "shortcut": False, "normalise": False, "final_scale": 1.0}
 
 
 def gradients(steps=4):
@@ -88,6 +88,18 @@ def test_a_raw_step_is_direction_times_the_exponential_of_magnitude():
     torch.testing.assert_close(ours, 0.02 * d * torch.exp(0.3 * m), rtol=1e-12, atol=1e-15)
 
 
+def test_an_untrained_rule_with_a_shortcut_goes_where_adam_does():
+    rule, grads = (
+        MLPOptimizer(readout_std=0.0, output_scale=0.1, final_scale=1.0).double(),
+        gradients(),
+    )
+    momentum = squares = torch.zeros_like(grads[0])
+    for update, grad in zip(updates(rule, grads), grads, strict=True):
+        momentum, squares = 0.9 * momentum + 0.1 * grad, 0.999 * squares + 0.001 * grad**2
+        expected = -0.1 * per_tensor.unit(momentum / squares.sqrt(), SPEC)
+        torch.testing.assert_close(update, expected, rtol=1e-10, atol=1e-14)
+
+
 def test_coordinates_of_a_tensor_talk_and_no_others():
     rule, grads = MLPOptimizer(**SMALL_FC).double(), gradients()
     moved = grads.clone()
@@ -123,7 +135,10 @@ def test_without_any_gradient_updates_are_finite(settings):
         ({"output_scale": -1.0}, "output_scale=-1.0 must be >= 0"),
         ({"exp_scale": -1.0}, "exp_scale=-1.0 must be >= 0"),
         ({"final_scale": 1.5}, r"final_scale=1.5 must be in \[0, 1\]"),
-        ({"readout_std": 0.0}, "readout_std=0.0 must be > 0 where steps are normalised"),
+        (
+            {"readout_std": 0.0, "shortcut": False},
+            "readout_std=0.0 must be > 0 for normalised steps",
+        ),
         ({"readout_std": -1.0, "normalise": False}, "readout_std=-1.0 must be >= 0"),
     ],
 )
