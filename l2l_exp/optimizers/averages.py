@@ -141,6 +141,7 @@ class Averages:
         for shape, row, column in zip(matrices, rows, columns, strict=True):
             down = root(row).unsqueeze(-1)
             across = root(column).unsqueeze(-2)
+            # The mean cancels in a feature; it keeps the product in the range of its factors.
             product = down * (across / or_one(root(row.mean(-1)))[..., None, None])
             grid = (*row.shape[:-1], *shape)
             parts.append([x.expand(grid).flatten(-2) for x in (down, across, product)])
