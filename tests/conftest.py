@@ -39,8 +39,10 @@ from l2l_exp.optimizers.encoded import EncodedController
 from l2l_exp.optimizers.encoding import Identity, LogSign
 from l2l_exp.optimizers.gac import GAC
 from l2l_exp.optimizers.inputs import EncodedGradient, MomentRatios, WithProgress
+from l2l_exp.optimizers.hierarchical import Hierarchical
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.mlp import MLPOptimizer
 from l2l_exp.optimizers.normalised import NormalisedController
 from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.partitioned import Partitioned
@@ -48,6 +50,7 @@ from l2l_exp.optimizers.postprocess import Postprocessed
 from l2l_exp.optimizers.recurrent import RecurrentRule
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.secant import SecantController
+from l2l_exp.optimizers.star import STAR
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
@@ -230,6 +233,21 @@ LEARNED |= {
         lr=0.4,
         decay="linear",
     ),
+SMOOTH = {"hidden_units": 3, "activation": "tanh", "readout_std": 0.5}
+
+LEARNED |= {
+    "mlp": lambda: MLPOptimizer(**SMOOTH),
+    "mlp_raw": lambda: MLPOptimizer(
+        magnitude=True,
+        exp_scale=0.3,
+        shortcut=False,
+        normalise=False,
+        progress=True,
+        final_scale=1.0,
+        **SMOOTH,
+    ),
+    "star": lambda: STAR(**SMOOTH),
+    "hierarchical": lambda: Hierarchical(2, 3, 2, 3, output_scale=0.05, readout_std=0.5),
 }
 
 SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {

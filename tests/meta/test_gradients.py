@@ -221,7 +221,9 @@ def reads_gradients_only(rule):
         state = rule.init_state(seen[0].theta, optimizee.spec)
         for step in range(3):
             moved = seen[step]._replace(
-                theta=seen[step].theta * (1 + shift * step), loss=seen[step].loss + shift * step
+                theta=seen[step].theta * (1 + shift * step)
+                + shift,  # neither scaled nor moved alone
+                loss=seen[step].loss + shift * step,
             )
             update, state = rule.step(moved, state)
         updates.append(update)

@@ -12,6 +12,7 @@ from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers import lstm
 from l2l_exp.optimizers.base import Observation, map_state, state_tensors
 from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.hierarchical import Hierarchical
 from l2l_exp.optimizers.partitioned import Partitioned
 from l2l_exp.state import TrainingFile
 
@@ -129,8 +130,9 @@ def a_permutation(tensors):
 
 def test_permuting_coordinates_permutes_the_updates(rule):
     if rule.coupling == "tensor":
-        pytest.skip("it knows which tensor a coordinate belongs to")
-    order = a_permutation(SPEC.tensors if isinstance(rule, Partitioned) else None)
+        pytest.skip("it knows where in which tensor a coordinate is")
+    knows_tensors = isinstance(rule, Partitioned | Hierarchical)
+    order = a_permutation(SPEC.tensors if knows_tensors else None)
     permuted = run(
         rule, lambda s: s._replace(grad=s.grad[:, order], theta=s.theta[:, order])
     )  # fmt: skip
