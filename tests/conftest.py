@@ -38,8 +38,8 @@ from l2l_exp.optimizers.by_hand import BFGSByHand
 from l2l_exp.optimizers.encoded import EncodedController
 from l2l_exp.optimizers.encoding import Identity, LogSign
 from l2l_exp.optimizers.gac import GAC
-from l2l_exp.optimizers.inputs import EncodedGradient, MomentRatios, WithProgress
 from l2l_exp.optimizers.hierarchical import Hierarchical
+from l2l_exp.optimizers.inputs import EncodedGradient, MomentRatios, WithProgress
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.optimizers.mlp import MLPOptimizer
@@ -233,6 +233,8 @@ LEARNED |= {
         lr=0.4,
         decay="linear",
     ),
+}
+
 SMOOTH = {"hidden_units": 3, "activation": "tanh", "readout_std": 0.5}
 
 LEARNED |= {
