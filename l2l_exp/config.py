@@ -22,7 +22,10 @@ class ConfigError(UserError, ValueError):
 
 @dataclass
 class TrainingConfig:
-    """Group `training`; the fields are those of `l2l_exp.meta.train.Plan`, and open nodes."""
+    """Group `training`; the fields are those of `l2l_exp.meta.train.Plan`, and open nodes.
+
+    Nodes that may be null are groups whose option is null by default.
+    """
 
     horizon: int = MISSING
     truncation: int = MISSING
@@ -40,6 +43,7 @@ class TrainingConfig:
     form: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
     meta_optimizer: dict[str, Any] = MISSING
+    scaling: dict[str, Any] | None = None
 
 
 @dataclass
@@ -149,6 +153,30 @@ def build_rule(cfg: DictConfig, node: DictConfig) -> Any:
             if name in node and getattr(part, "architecture", None) is not None
         }
     return rule.to(_device(cfg), getattr(torch, cfg.dtype))
+
+
+def build_options(cfg: DictConfig, optimizee: Any) -> Any:
+    """What training does beside its plan (`l2l_exp.meta.train.Options`).
+
+    Args:
+        cfg: of `l2l-train`.
+        optimizee: the main one.
+    """
+    from l2l_exp.meta.train import Options
+
+    return Options(mixture=_mixture(cfg, optimizee))
+
+
+def _mixture(cfg: DictConfig, optimizee: Any) -> Any:
+    """What training problems are drawn from."""
+    from l2l_exp.meta.mixture import Mixture
+
+    if cfg.training.scaling is not None:
+        try:
+            optimizee = build(cfg.training.scaling)(optimizee)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"training.scaling: {error}") from error
+    return Mixture({"main": optimizee})
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -16,13 +16,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from l2l_exp import checkpoint, record
 from l2l_exp.comparison import Protocol, compare, gallery
-from l2l_exp.config import ConfigError, build, build_optimizee, build_rule, flatten, plain
+from l2l_exp.config import (
+    ConfigError,
+    build,
+    build_optimizee,
+    build_options,
+    build_rule,
+    flatten,
+    plain,
+)
 from l2l_exp.console import Console
 from l2l_exp.errors import UserError
 from l2l_exp.meta.gradients import MetaGradient
 from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.schedule import Schedule
-from l2l_exp.meta.train import MetaOptimizer, Plan, Progress
+from l2l_exp.meta.train import MetaOptimizer, Options, Plan, Progress
 from l2l_exp.meta.train import train as meta_train
 from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
@@ -229,6 +237,7 @@ class Training(NamedTuple):
     meta_optimizer: MetaOptimizer
     schedule: Schedule
     plan: Plan
+    options: Options
 
 
 def _prepare_training(job: Job) -> Work:
@@ -253,7 +262,10 @@ def _prepare_training(job: Job) -> Work:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg, optimizee) if cfg.evaluation.enabled else None
-    training = Training(optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan)
+    options = build_options(cfg, optimizee)
+    training = Training(
+        optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, options
+    )
     return partial(_train, job, training, field)
 
 

@@ -29,6 +29,7 @@ from l2l_exp.optimizees.module import ModuleOptimizee
 from l2l_exp.optimizees.objectives import Supervised
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.repeated import Repeated
+from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizees.seeding import draw
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizees.spectrum import Spectrum
@@ -141,6 +142,9 @@ OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "art_from_content": lambda: tiny_art(start="content", style="brick"),
     "repeated": lambda: Repeated(tiny_mlp(jitter=Jitter()), 3),
     "repeated_lasso": lambda: Repeated(Lasso(3, 5), 2),
+    "scaled": lambda: Scaled(tiny_mlp(jitter=Jitter(), label_noise=0.3), scale=2.0),
+    "scaled_tensors": lambda: Scaled(Lasso(3, 5), "tensor"),
+    "scaled_problem": lambda: Scaled(Quadratic(3, "gaussian", init_std=1.0), "problem"),
 }
 
 

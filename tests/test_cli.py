@@ -521,6 +521,18 @@ BAD_INPUTS = {
     "unknown window of the weights": (
         "train", ["training/weights=final", "training.weights.within=day"], ["day", "window"],
     ),
+    "scaling of unknown units": (
+        "train", ["training/scaling=random", "training.scaling.per=layer"],
+        ["training.scaling", "layer", "coordinate"],
+    ),
+    "scaling by nothing": (
+        "train", ["training/scaling=random", "training.scaling.scale=0"],
+        ["training.scaling", "scale=0"],
+    ),
+    "misspelt scaling key": (
+        "train", ["training/scaling=random", "+training.scaling.pre=tensor"],
+        ["training.scaling", "pre"],
+    ),
     "a baseline to train": ("train", ["optimizer=adam"], ["adam", "l2l-evaluate"]),
     "unknown class": ("train", ["optimizer._target_=nowhere.Rule"], ["nowhere"]),
     "class of another kind": (

@@ -25,13 +25,14 @@ from l2l_exp.config import (
     TrainingConfig,
     build,
     build_optimizee,
+    build_options,
     build_rule,
     flatten,
     plain,
     register,
     shipped,
 )
-from l2l_exp.meta.train import Plan
+from l2l_exp.meta.train import Options, Plan
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
@@ -108,7 +109,8 @@ def build_run(cfg: DictConfig, source: str) -> None:
     if "source" in cfg.optimizer:
         cfg.optimizer.source = source
     offline(cfg)
-    assert isinstance(build_optimizee(cfg), Optimizee)
+    optimizee = build_optimizee(cfg)
+    assert isinstance(optimizee, Optimizee)
     assert isinstance(build_rule(cfg, cfg.optimizer), LearnedOptimizer)
     for node in cfg.evaluation.baselines.values():
         assert isinstance(build_rule(cfg, node), Baseline)
@@ -119,8 +121,9 @@ def build_run(cfg: DictConfig, source: str) -> None:
         keys = {field.name for field in dataclasses.fields(Plan)} - {"seed"}
         plan = Plan(seed=cfg.seed, **{key: cfg.training[key] for key in keys})
         build(cfg.training.weights).check(plan.truncation, plan.horizon)
-        built = build_all(cfg.training)
-        assert len(built) == len(OPEN_TRAINING_NODES)
+        for node in set(OPEN_TRAINING_NODES) - MAY_BE_NULL:
+            assert len(build_all(cfg.training[node])) == 1
+        assert isinstance(build_options(cfg, optimizee), Options)
         meta_optimizer = build(cfg.training.meta_optimizer)
         assert isinstance(
             meta_optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer
@@ -152,7 +155,8 @@ OWNERS = {
     "optimizee/features": "optimizee=neural_art",
 }
 """An option that has the group, or that the one option makes sense in."""
-OPEN_TRAINING_NODES = {"gradient", "weights", "form", "schedule", "meta_optimizer"}
+OPEN_TRAINING_NODES = {"gradient", "weights", "form", "schedule", "meta_optimizer", "scaling"}
+MAY_BE_NULL = {"scaling"}
 
 
 # ------------------------------------------------------------------ what is shipped

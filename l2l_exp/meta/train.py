@@ -13,6 +13,7 @@ from torch import Tensor
 
 from l2l_exp.errors import UserError
 from l2l_exp.meta.gradients import Estimate, MetaGradient
+from l2l_exp.meta.mixture import Mixture
 from l2l_exp.meta.objective import MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Schedule
 from l2l_exp.optimizees.base import Optimizee, Problem
@@ -96,6 +97,18 @@ class Plan:
             raise ValueError(f"training.clip={self.clip} must be > 0")
 
 
+@dataclass(frozen=True)
+class Options:
+    """What training does that no plan of numbers can say.
+
+    Attributes:
+        mixture: what training problems are drawn from; None for the optimizee itself. Validation
+            problems are always the optimizee's.
+    """
+
+    mixture: Mixture | None = None
+
+
 @dataclass
 class Progress:
     """Where meta-training stands."""
@@ -127,6 +140,7 @@ class Memory:
 
 FORGETFUL = Memory()
 PAPERS = MetaLoss(Uniform(), Plain())
+PLAIN = Options()
 
 
 @dataclass(frozen=True)
@@ -173,19 +187,22 @@ def train(
     meta_optimizer: MetaOptimizer,
     schedule: Schedule,
     plan: Plan,
+    options: Options = PLAIN,
     report: Report = lambda progress, metrics: None,
     memory: Memory = FORGETFUL,
 ) -> Progress:
     """Meta-train `rule` in place; it ends with the meta-parameters of the best validation.
 
     Args:
-        optimizee: distribution of the training problems.
+        optimizee: distribution of the validation problems, and of the training problems unless
+            `options` has others.
         rule: its parameters are trained.
         gradient: estimator of the meta-gradient.
         meta_loss: what is lowered.
         meta_optimizer: makes a torch optimizer of the meta-parameters.
         schedule: factor on the meta-optimizer's learning rate.
         plan: how long, on how many problems.
+        options: what else training does.
         report: is told after every episode.
         memory: is asked first where to go on, and told after every report. Draws are functions of
             the seed and the episode, so that the rule, the meta-optimizer and the progress are all
@@ -197,7 +214,9 @@ def train(
         ValueError: if the meta-loss's weights do not fit the plan.
     """
     meta_loss.weights.check(plan.truncation, plan.horizon)
-    training = _Training(optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer)
+    training = _Training(
+        optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer, options
+    )
     progress = training.progress
     kept = memory.recall()
     if kept is not None:
@@ -234,8 +253,10 @@ class _Training:
         schedule: Schedule,
         plan: Plan,
         meta_optimizer: MetaOptimizer,
+        options: Options,
     ) -> None:
-        self.optimizee, self.rule, self.gradient = optimizee, rule, gradient
+        self.mixture = options.mixture or Mixture({"main": optimizee})
+        self.rule, self.gradient = rule, gradient
         self.meta_loss, self.schedule, self.plan = meta_loss, schedule, plan
         self.meta_optimizer = meta_optimizer(list(rule.parameters()))
         self.base_rates = [group["lr"] for group in self.meta_optimizer.param_groups]
@@ -277,8 +298,9 @@ class _Training:
         plan, progress = self.plan, self.progress
         seed = Seed("train", plan.seed)
         first_index = progress.episode * plan.problems
-        problem = self.optimizee.sample(range(first_index, first_index + plan.problems), seed)
-        episode = Episode(self.optimizee, problem, plan.horizon, self.gradient.attached)
+        optimizee = self.mixture.draw(progress.episode, seed)
+        problem = optimizee.sample(range(first_index, first_index + plan.problems), seed)
+        episode = Episode(optimizee, problem, plan.horizon, self.gradient.attached)
         carry = episode.start(self.rule).detach()
         objective = partial(self.meta_loss, first=carry.loss, horizon=plan.horizon)
         meta_losses, norms = [], []

@@ -10,17 +10,20 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from l2l_exp.meta.gradients import Backprop, Replay
+from l2l_exp.meta.mixture import Mixture
 from l2l_exp.meta.objective import Final, Form, Log, MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Constant, Cosine
 from l2l_exp.meta.train import (
     Memory,
     MetaTrainingError,
+    Options,
     Plan,
     Validator,
     train,
     zero_gradient_update,
 )
 from l2l_exp.optimizees.quadratic import Quadratic
+from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.unroll import Episode, unroll
@@ -183,8 +186,8 @@ def test_the_schedule_scales_the_meta_learning_rate_over_all_meta_steps():
     assert rates == pytest.approx([0.3 * schedule(k / 8) for k in (1, 3, 5, 7)])
 
 
-def test_every_episode_draws_fresh_problems():
-    optimizee = Quadratic(2, "gaussian", init_std=1.0).double()
+def spied(optimizee):
+    """The same optimizee, and a list that will hold (split, problems) of every draw."""
     sample, seen = optimizee.sample, []
 
     def spy(problems, seed):
@@ -192,11 +195,30 @@ def test_every_episode_draws_fresh_problems():
         return sample(problems, seed)
 
     optimizee.sample = spy
+    return optimizee, seen
+
+
+def test_every_episode_draws_fresh_problems():
+    optimizee, seen = spied(Quadratic(2, "gaussian", init_std=1.0).double())
     meta_train(small_rule(), optimizee=optimizee)
     trained = [index for split, problems in seen if split == "train" for index in problems]
     assert trained == list(range(12))
     validated = {problems for split, problems in seen if split == "validation"}
     assert validated == {(0, 1, 2, 3)} and {split for split, _ in seen} == {"train", "validation"}
+
+
+def test_training_problems_come_from_the_mixture_and_validation_problems_do_not():
+    (main, at_main), (small, at_small), (large, at_large) = (
+        spied(Quadratic(n, "gaussian", init_std=1.0).double()) for n in (2, 1, 4)
+    )
+    options = Options(Mixture({"small": Scaled(small), "large": large}))
+    plan = dataclasses.replace(PLAN, episodes=12)
+    meta_train(small_rule(), plan, main, options=options)
+    assert {split for split, _ in at_main} == {"validation"}
+    assert {split for split, _ in at_small + at_large} == {"train"}
+    assert at_small and at_large
+    trained = sorted(index for _, problems in at_small + at_large for index in problems)
+    assert trained == list(range(36))
 
 
 # --- selection --------------------------------------------------------------------------------
