@@ -35,6 +35,7 @@ class TrainingConfig:
     validation_every: int = MISSING
     validation_problems: int = MISSING
     validation_seed: int = MISSING
+    validation_horizon: int | None = MISSING
     validation_criterion: str = MISSING
     patience: int | None = MISSING
     max_skipped: int = MISSING
@@ -43,6 +44,7 @@ class TrainingConfig:
     form: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
     meta_optimizer: dict[str, Any] = MISSING
+    horizons: dict[str, Any] = MISSING
     scaling: dict[str, Any] | None = None
 
 
@@ -164,7 +166,7 @@ def build_options(cfg: DictConfig, optimizee: Any) -> Any:
     """
     from l2l_exp.meta.train import Options
 
-    return Options(mixture=_mixture(cfg, optimizee))
+    return Options(_mixture(cfg, optimizee), build(cfg.training.horizons))
 
 
 def _mixture(cfg: DictConfig, optimizee: Any) -> Any:

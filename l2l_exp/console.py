@@ -67,13 +67,13 @@ class Console:
 
     @contextmanager
     def training(
-        self, plan: Plan, optimizee: Optimizee, rule: LearnedOptimizer
+        self, plan: Plan, horizons: str, optimizee: Optimizee, rule: LearnedOptimizer
     ) -> Iterator[Callable[[Progress, Mapping[str, float]], None]]:
         """Show meta-training: episodes, validation loss, time left."""
         size = sum(parameter.numel() for parameter in rule.parameters())
         self._say(
             f"meta-training {size} meta-parameters: {plan.episodes} episodes of {plan.problems} "
-            f"problems x {optimizee.spec.size} coordinates x {plan.horizon} steps"
+            f"problems x {optimizee.spec.size} coordinates x {horizons} steps"
         )
         if self._out.is_terminal and not self._brief:
             with Bars(

@@ -30,7 +30,7 @@ from l2l_exp.errors import UserError
 from l2l_exp.meta.gradients import MetaGradient
 from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.schedule import Schedule
-from l2l_exp.meta.train import MetaOptimizer, Options, Plan, Progress
+from l2l_exp.meta.train import MetaOptimizer, Options, Plan, Progress, check
 from l2l_exp.meta.train import train as meta_train
 from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
@@ -254,7 +254,6 @@ def _prepare_training(job: Job) -> Work:
     _check_fit(rule, optimizee)
     plan = _plan(cfg)
     meta_loss = MetaLoss(build(cfg.training.weights), build(cfg.training.form))
-    meta_loss.weights.check(plan.truncation, plan.horizon)
     gradient, schedule = build(cfg.training.gradient), build(cfg.training.schedule)
     meta_optimizer = build(cfg.training.meta_optimizer)
     try:
@@ -263,6 +262,7 @@ def _prepare_training(job: Job) -> Work:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg, optimizee) if cfg.evaluation.enabled else None
     options = build_options(cfg, optimizee)
+    check(plan, options, meta_loss)
     training = Training(
         optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, options
     )
@@ -273,7 +273,8 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
     """Meta-train, keep the checkpoint, compare."""
     optimizee, rule, plan, seed = training.optimizee, training.rule, training.plan, job.cfg.seed
     memory = TrainingFile(job.state, lambda state: job.console.resumed(state["progress"], plan))
-    with job.console.training(plan, optimizee, rule) as show:
+    horizons = str(training.options.horizons or plan.horizon)
+    with job.console.training(plan, horizons, optimizee, rule) as show:
 
         def report(progress: Progress, metrics: Mapping[str, float]) -> None:
             tracker.metrics(metrics, progress.episode)

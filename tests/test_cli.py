@@ -521,6 +521,29 @@ BAD_INPUTS = {
     "unknown window of the weights": (
         "train", ["training/weights=final", "training.weights.within=day"], ["day", "window"],
     ),
+    "a stage that the truncation does not divide": (
+        "train", ["training/horizons=stages", "training.horizons.stages=[{horizon:5,episodes:1}]"],
+        ["truncation=2", "5"],
+    ),
+    "a stage without episodes": (
+        "train", ["training/horizons=stages", "training.horizons.stages=[{horizon:4}]"],
+        ["training.horizons", "episodes"],
+    ),
+    "a range of horizons that is empty": (
+        "train", ["training/horizons=log_uniform", "training.horizons.low=8"],
+        ["training.horizons", "low=8", "high=4"],
+    ),
+    "horizons that shrink": (
+        "train", ["training/horizons=growing", "training.horizons.horizons=[8,4]"],
+        ["training.horizons", "[8, 4]"],
+    ),
+    "patience before horizons grow": (
+        "train", ["training/horizons=growing", "training.patience=3"],
+        ["training.patience=3", "training.horizons.patience=3"],
+    ),
+    "zero validation horizon": (
+        "train", ["training.validation_horizon=0"], ["training.validation_horizon=0"],
+    ),
     "scaling of unknown units": (
         "train", ["training/scaling=random", "training.scaling.per=layer"],
         ["training.scaling", "layer", "coordinate"],

@@ -32,7 +32,8 @@ from l2l_exp.config import (
     register,
     shipped,
 )
-from l2l_exp.meta.train import Options, Plan
+from l2l_exp.meta.objective import MetaLoss
+from l2l_exp.meta.train import Options, Plan, check
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
@@ -120,10 +121,11 @@ def build_run(cfg: DictConfig, source: str) -> None:
     if "training" in cfg:
         keys = {field.name for field in dataclasses.fields(Plan)} - {"seed"}
         plan = Plan(seed=cfg.seed, **{key: cfg.training[key] for key in keys})
-        build(cfg.training.weights).check(plan.truncation, plan.horizon)
         for node in set(OPEN_TRAINING_NODES) - MAY_BE_NULL:
             assert len(build_all(cfg.training[node])) == 1
-        assert isinstance(build_options(cfg, optimizee), Options)
+        options = build_options(cfg, optimizee)
+        assert isinstance(options, Options)
+        check(plan, options, MetaLoss(build(cfg.training.weights), build(cfg.training.form)))
         meta_optimizer = build(cfg.training.meta_optimizer)
         assert isinstance(
             meta_optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer
@@ -155,8 +157,10 @@ OWNERS = {
     "optimizee/features": "optimizee=neural_art",
 }
 """An option that has the group, or that the one option makes sense in."""
-OPEN_TRAINING_NODES = {"gradient", "weights", "form", "schedule", "meta_optimizer", "scaling"}
 MAY_BE_NULL = {"scaling"}
+OPEN_TRAINING_NODES = {
+    "gradient", "weights", "form", "schedule", "meta_optimizer", "horizons", *MAY_BE_NULL,
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------ what is shipped

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from l2l_exp.errors import UserError
 from l2l_exp.meta.gradients import Estimate, MetaGradient
+from l2l_exp.meta.horizons import Fixed, Horizons
 from l2l_exp.meta.mixture import Mixture
 from l2l_exp.meta.objective import MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Schedule
@@ -40,7 +41,7 @@ class Plan:
     """How long and on what to meta-train.
 
     Attributes:
-        horizon: T >= 1, inner steps per episode (paper: 100).
+        horizon: T >= 1, inner steps per episode (paper: 100), unless `Options` have a curriculum.
         truncation: inner steps between meta-steps; divides `horizon` (paper: 20).
         episodes: >= 1, fresh problems are drawn for each.
         problems: B >= 1, problems per episode.
@@ -48,6 +49,7 @@ class Plan:
         validation_every: >= 1, episodes between validations.
         validation_problems: >= 1; always the same ones.
         validation_seed: of the validation problems, the same for every meta-seed.
+        validation_horizon: None for the longest of the training episodes, or inner steps >= 1.
         validation_criterion: what is lowest where meta-parameters are kept: the mean over problems
             of "final" (paper), the loss of theta_T on the training part, or of "average", the
             minibatch losses of all steps; or "meta_loss", of the whole horizon.
@@ -64,6 +66,7 @@ class Plan:
     validation_every: int = 20
     validation_problems: int = 64
     validation_seed: int = 0
+    validation_horizon: int | None = None
     validation_criterion: str = "final"
     patience: int | None = None
     clip: float = 1.0
@@ -91,8 +94,10 @@ class Plan:
                 f"training.validation_criterion={self.validation_criterion} must be one of "
                 f"{', '.join(VALIDATION_CRITERIA)}"
             )
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"training.patience={self.patience} must be >= 1, or null")
+        for name in ("patience", "validation_horizon"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"training.{name}={value} must be >= 1, or null")
         if not self.clip > 0:
             raise ValueError(f"training.clip={self.clip} must be > 0")
 
@@ -104,9 +109,11 @@ class Options:
     Attributes:
         mixture: what training problems are drawn from; None for the optimizee itself. Validation
             problems are always the optimizee's.
+        horizons: of the training episodes; None for `plan.horizon`.
     """
 
     mixture: Mixture | None = None
+    horizons: Horizons | None = None
 
 
 @dataclass
@@ -123,7 +130,8 @@ class Progress:
     best_validation: float = math.inf
     best_episode: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # the rule's state dict at best_episode
-    validations_since_best: int = 0
+    validations_since_best: int = 0  # or since the stage began
+    stage: int = 0  # of horizons that grow with validation
     stopped_early: bool = False
 
 
@@ -211,9 +219,9 @@ def train(
     Raises:
         MetaTrainingError: after `plan.max_skipped` non-finite meta-gradients in a row, or if what
             the memory recalls does not fit the rule.
-        ValueError: if the meta-loss's weights do not fit the plan.
+        ValueError: as `check`.
     """
-    meta_loss.weights.check(plan.truncation, plan.horizon)
+    check(plan, options, meta_loss)
     training = _Training(
         optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer, options
     )
@@ -222,7 +230,7 @@ def train(
     if kept is not None:
         training.load_state(kept)
     validate = Validator(
-        optimizee, plan.validation_problems, plan.validation_seed, plan.horizon,
+        optimizee, plan.validation_problems, plan.validation_seed, training.validation_horizon,
         plan.validation_criterion, meta_loss,
     )  # fmt: skip
     clock = time.perf_counter()
@@ -230,7 +238,8 @@ def train(
         metrics = training.episode()
         progress.episode += 1
         if progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes:
-            _select(rule, validate(rule), plan, progress)
+            _select(rule, validate(rule), progress)
+            training.go_on_or_stop()
             metrics[f"validation_{plan.validation_criterion}"] = progress.validation
             metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
         progress.seconds += time.perf_counter() - clock
@@ -239,6 +248,20 @@ def train(
         clock = time.perf_counter()
     rule.load_state_dict(progress.best)
     return progress
+
+
+def check(plan: Plan, options: Options, meta_loss: MetaLoss) -> None:
+    """Raise ValueError where a plan, options and the meta-loss's weights do not fit together."""
+    horizons = options.horizons or Fixed(plan.horizon)
+    horizons.check(plan.truncation)
+    for horizon in horizons.all:
+        meta_loss.weights.check(plan.truncation, horizon)
+    growth = horizons.patience
+    if plan.patience is not None and growth is not None and plan.patience <= growth:
+        raise ValueError(
+            f"training.patience={plan.patience} ends training before the horizon grows: it must "
+            f"be > training.horizons.patience={growth}, or null"
+        )
 
 
 class _Training:
@@ -256,6 +279,8 @@ class _Training:
         options: Options,
     ) -> None:
         self.mixture = options.mixture or Mixture({"main": optimizee})
+        self.horizons = options.horizons or Fixed(plan.horizon)
+        self.validation_horizon = plan.validation_horizon or max(self.horizons.all)
         self.rule, self.gradient = rule, gradient
         self.meta_loss, self.schedule, self.plan = meta_loss, schedule, plan
         self.meta_optimizer = meta_optimizer(list(rule.parameters()))
@@ -268,7 +293,7 @@ class _Training:
             "rule": self.rule.state_dict(),
             "meta_optimizer": self.meta_optimizer.state_dict(),
             "progress": dict(vars(self.progress)),
-            "criterion": self.plan.validation_criterion,
+            "criterion": self._criterion(),
         }
 
     def load_state(self, state: State) -> None:
@@ -278,12 +303,16 @@ class _Training:
             self._load_meta_optimizer(state["meta_optimizer"])
             for name, value in state["progress"].items():
                 setattr(self.progress, name, value)
-            if state["criterion"] != self.plan.validation_criterion:  # scores cannot be compared
+            if state["criterion"] != self._criterion():  # scores cannot be compared
                 self.progress.best_validation = math.inf
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise MetaTrainingError(f"what was kept does not fit this rule: {reason}") from error
-        self.progress.stopped_early = _out_of_patience(self.plan, self.progress)
+        self.progress.stopped_early = self._out_of_patience()
+
+    def _criterion(self) -> str:
+        """What the validation scores of this training mean."""
+        return f"{self.plan.validation_criterion} after {self.validation_horizon} steps"
 
     def _load_meta_optimizer(self, state: State) -> None:
         """Load moments and counts; settings are the config's, which may have been changed."""
@@ -293,6 +322,20 @@ class _Training:
         for group, mine in zip(self.meta_optimizer.param_groups, settings, strict=True):
             group.update(mine)
 
+    def go_on_or_stop(self) -> None:
+        """After a validation: go on to longer horizons, or stop, where nothing got better."""
+        progress, patience = self.progress, self.horizons.patience
+        stalled = patience is not None and progress.validations_since_best >= patience
+        if stalled and progress.stage < len(self.horizons.all) - 1:
+            progress.stage += 1
+            progress.validations_since_best = 0
+        progress.stopped_early = self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        """Whether so many validations brought nothing better that training stops."""
+        patience = self.plan.patience
+        return patience is not None and self.progress.validations_since_best >= patience
+
     def episode(self) -> dict[str, float]:
         """One episode on fresh problems: a meta-step per window. Returns its metrics."""
         plan, progress = self.plan, self.progress
@@ -300,17 +343,18 @@ class _Training:
         first_index = progress.episode * plan.problems
         optimizee = self.mixture.draw(progress.episode, seed)
         problem = optimizee.sample(range(first_index, first_index + plan.problems), seed)
-        episode = Episode(optimizee, problem, plan.horizon, self.gradient.attached)
+        horizon = self.horizons(progress.episode, progress.stage, plan.truncation, seed)
+        episode = Episode(optimizee, problem, horizon, self.gradient.attached)
         carry = episode.start(self.rule).detach()
-        objective = partial(self.meta_loss, first=carry.loss, horizon=plan.horizon)
+        objective = partial(self.meta_loss, first=carry.loss, horizon=horizon)
         meta_losses, norms = [], []
-        for start in range(0, plan.horizon, plan.truncation):
+        for start in range(0, horizon, plan.truncation):
             rng = generator(seed, "meta_gradient", progress.episode, start)
             estimate = self.gradient(
                 episode, self.rule, carry, plan.truncation, partial(objective, start=start), rng
             )
             progress.inner_steps += plan.truncation * plan.problems
-            self._set_rates((progress.episode + start / plan.horizon) / plan.episodes)
+            self._set_rates((progress.episode + start / horizon) / plan.episodes)
             norm = _meta_step(self.rule, self.meta_optimizer, estimate, plan.clip)
             if not math.isfinite(norm):
                 _count_skipped(plan, progress)
@@ -326,6 +370,7 @@ class _Training:
             "meta_gradient_norm": sum(norms) / count if norms else math.nan,
             "meta_lr": self.meta_optimizer.param_groups[0]["lr"],
             "skipped_meta_steps": float(progress.skipped),
+            "horizon": float(horizon),
         }
 
     def _set_rates(self, progress: float) -> None:
@@ -362,8 +407,8 @@ def _count_skipped(plan: Plan, progress: Progress) -> None:
         )
 
 
-def _select(rule: LearnedOptimizer, validation: float, plan: Plan, progress: Progress) -> None:
-    """Keep the meta-parameters if this validation is the best so far; stop when out of patience."""
+def _select(rule: LearnedOptimizer, validation: float, progress: Progress) -> None:
+    """Keep the meta-parameters if this validation is the best so far."""
     progress.validation = validation
     if validation < progress.best_validation or not progress.best:
         progress.best_validation = validation
@@ -372,12 +417,6 @@ def _select(rule: LearnedOptimizer, validation: float, plan: Plan, progress: Pro
         progress.validations_since_best = 0
         return
     progress.validations_since_best += 1
-    progress.stopped_early = _out_of_patience(plan, progress)
-
-
-def _out_of_patience(plan: Plan, progress: Progress) -> bool:
-    """Whether so many validations brought nothing better that training stops."""
-    return plan.patience is not None and progress.validations_since_best >= plan.patience
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ class Scaled(Optimizee):
     Raises:
         ValueError: for a value outside these ranges, or if `inner` is scaled already.
 
-    Source: Lv, Jiang, Li 2017, arXiv:1703.03633, section 4.1 (per coordinate).
+    Source: Lv, Jiang, Li 2017, arXiv:1703.03633 (a factor per coordinate).
     """
 
     def __init__(self, inner: Optimizee, per: str = "coordinate", scale: float = 1.0) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from l2l_exp.meta.gradients import Backprop, Replay
+from l2l_exp.meta.horizons import Fixed, Growing, LogUniform, Stages
 from l2l_exp.meta.mixture import Mixture
 from l2l_exp.meta.objective import Final, Form, Log, MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Constant, Cosine
@@ -93,7 +94,7 @@ class Poisoned(Quadratic):
     [
         ({name: 0}, f"training.{name}=0 must be >= 1")
         for name in ("horizon", "truncation", "episodes", "problems", "validation_every",
-                     "validation_problems", "max_skipped", "patience")
+                     "validation_problems", "max_skipped", "patience", "validation_horizon")
     ]
     + [
         ({"truncation": 4}, "training.truncation=4 must divide training.horizon=6"),
@@ -360,12 +361,150 @@ class Remembered(Memory):
         self.state = copy.deepcopy(state())
 
 
-def test_scores_of_another_criterion_are_not_compared():
+class Stopping(Memory):
+    """Keeps what `memory` keeps, and is interrupted after an episode."""
+
+    def __init__(self, memory, episode):
+        self.memory, self.episode = memory, episode
+
+    def keep(self, state):
+        self.memory.keep(state)
+        if self.memory.state["progress"]["episode"] == self.episode:
+            raise KeyboardInterrupt
+
+
+def untimed(progress):
+    """Everything of a progress but its seconds; tensors as lists."""
+    known = vars(progress) | {"seconds": 0}
+    return known | {"best": {name: x.tolist() for name, x in known["best"].items()}}
+
+
+@pytest.mark.parametrize("change", [{"validation_criterion": "average"}, {"validation_horizon": 9}])
+def test_scores_that_mean_something_else_are_not_compared(change):
     memory = Remembered()
     half = dataclasses.replace(PLAN, episodes=2, validation_every=1)
     kept, _ = meta_train(small_rule(), half, memory=memory)
     memory.state["progress"]["best_validation"] = -1e9  # nothing beats it
-    whole = dataclasses.replace(half, episodes=4, validation_criterion="average")
+    whole = dataclasses.replace(half, episodes=4, **change)
     progress, _ = meta_train(small_rule(), whole, memory=memory)
     assert kept.best_episode <= 2 < progress.best_episode
     assert progress.best_validation > 0
+
+
+# --- horizons ---------------------------------------------------------------------------------
+
+STAGES = Stages([{"horizon": 3, "episodes": 1}, {"horizon": 9, "episodes": 2}])
+CURRICULA = {"stages": STAGES, "log_uniform": LogUniform(3, 12), "growing": Growing([3, 6, 12], 1)}
+
+
+def horizons_of(reports):
+    """The horizon of every episode."""
+    return [int(metrics["horizon"]) for _, metrics, _ in reports]
+
+
+def test_a_fixed_horizon_is_the_plans():
+    plain, fixed = small_rule(), small_rule()
+    meta_train(plain)
+    _, reports = meta_train(fixed, options=Options(horizons=Fixed(6)))
+    assert same(plain.state_dict(), fixed.state_dict())
+    assert horizons_of(reports) == [6] * 4
+
+
+@pytest.mark.parametrize("horizons", CURRICULA.values(), ids=CURRICULA)
+def test_a_curriculum_is_what_is_trained_on(horizons):
+    plan = dataclasses.replace(PLAN, episodes=8, validation_every=1)
+    progress, reports = meta_train(
+        small_rule(), plan, meta_optimizer=sgd(0.0), options=Options(horizons=horizons)
+    )
+    lengths = horizons_of(reports)
+    assert len(set(lengths)) > 1 and set(lengths) <= {3, 6, 9, 12}
+    assert progress.inner_steps == plan.problems * sum(lengths)
+    assert progress.meta_steps == sum(lengths) // plan.truncation
+    if horizons is STAGES:
+        assert lengths == [3] + [9] * 7
+
+
+def test_the_horizon_grows_where_validation_does_not_get_better_and_then_training_stops():
+    # Without meta-learning no validation is better than the first.
+    plan = dataclasses.replace(PLAN, episodes=50, validation_every=2, patience=3)
+    options = Options(horizons=Growing([3, 6, 12], 2))
+    progress, reports = meta_train(small_rule(), plan, meta_optimizer=sgd(0.0), options=options)
+    assert horizons_of(reports) == [3] * 6 + [6] * 4 + [12] * 6
+    assert progress.stopped_early and progress.stage == 2 and progress.best_episode == 2
+
+
+def test_the_horizon_does_not_grow_while_validation_gets_better():
+    rule, scores = small_rule(), iter(range(100, 0, -1))
+    optimizee = Quadratic(2, "gaussian", init_std=1.0).double()
+    optimizee.metrics = lambda theta, problem: {"train_loss": torch.full((4,), float(next(scores)))}
+    plan = dataclasses.replace(PLAN, episodes=12, validation_every=1)
+    _, reports = meta_train(rule, plan, optimizee, options=Options(horizons=Growing([3, 6], 1)))
+    assert horizons_of(reports) == [3] * 12
+
+
+@pytest.mark.parametrize(("validation_horizon", "steps"), [(None, 12), (7, 7)])
+def test_validation_is_as_long_as_the_longest_training_or_as_is_said(validation_horizon, steps):
+    optimizee, rule = Quadratic(2, "gaussian", init_std=1.0).double(), small_rule()
+    plan = dataclasses.replace(PLAN, validation_horizon=validation_horizon)
+    options = Options(horizons=LogUniform(3, 12))
+    progress, _ = meta_train(rule, plan, optimizee, options=options)
+    assert Validator(optimizee, 4, 0, steps)(rule) == progress.best_validation
+
+
+def test_the_schedule_ends_with_the_episodes_whatever_their_length():
+    schedule, options = Cosine(final=0.0), Options(horizons=STAGES)
+    _, reports = meta_train(
+        small_rule(), schedule=schedule, meta_optimizer=sgd(0.3), options=options
+    )
+    last = [(0 + 0) / 4, (1 + 2 / 3) / 4, (2 + 2 / 3) / 4, (3 + 2 / 3) / 4]
+    rates = [metrics["meta_lr"] for _, metrics, _ in reports]
+    assert rates == pytest.approx([0.3 * schedule(progress) for progress in last])
+
+
+@pytest.mark.parametrize(
+    ("horizons", "plan", "message"),
+    [
+        (Fixed(7), PLAN, "truncation=3 must divide every horizon of training.horizons, got 7"),
+        (LogUniform(4, 6), PLAN, "got 4"),
+        (Growing([3, 5]), PLAN, "got 5"),
+        (
+            Growing([3, 6], 2),
+            dataclasses.replace(PLAN, patience=2),
+            "training.patience=2 .* must be > training.horizons.patience=2",
+        ),
+    ],
+)
+def test_horizons_that_do_not_fit_the_plan_are_refused(horizons, plan, message):
+    with pytest.raises(ValueError, match=message):
+        meta_train(small_rule(), plan, options=Options(horizons=horizons))
+
+
+def test_weights_must_fit_every_horizon():
+    loss, options = MetaLoss(Final("horizon"), Plain()), Options(horizons=Growing([3, 6]))
+    with pytest.raises(ValueError, match="truncation=3, horizon=6"):
+        meta_train(small_rule(), meta_loss=loss, options=options)
+
+
+# --- going on ---------------------------------------------------------------------------------
+
+GOING_ON = {name: Options(horizons=horizons) for name, horizons in CURRICULA.items()}
+
+
+@pytest.mark.parametrize("name", GOING_ON)
+def test_training_that_was_stopped_after_any_episode_ends_as_if_it_had_not_been(name):
+    plan = dataclasses.replace(PLAN, episodes=7, validation_every=1)
+    settings = {
+        "plan": plan,
+        "meta_optimizer": functools.partial(torch.optim.Adam, lr=0.1),
+        "options": GOING_ON[name],
+    }
+    whole = small_rule()
+    expected, reports = meta_train(whole, **settings)
+    for stop in range(1, plan.episodes):
+        memory, again = Remembered(), small_rule(seed=1)
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(small_rule(), memory=Stopping(memory, stop), **settings)
+        progress, rest = meta_train(again, memory=memory, **settings)
+        assert same(again.state_dict(), whole.state_dict())
+        assert untimed(progress) == untimed(expected)
+        assert [told for _, told, _ in rest] == [told for _, told, _ in reports[stop:]]
