@@ -46,6 +46,7 @@ class TrainingConfig:
     meta_optimizer: dict[str, Any] = MISSING
     horizons: dict[str, Any] = MISSING
     scaling: dict[str, Any] | None = None
+    imitation: dict[str, Any] | None = None
 
 
 @dataclass
@@ -166,7 +167,9 @@ def build_options(cfg: DictConfig, optimizee: Any) -> Any:
     """
     from l2l_exp.meta.train import Options
 
-    return Options(_mixture(cfg, optimizee), build(cfg.training.horizons))
+    return Options(
+        _mixture(cfg, optimizee), build(cfg.training.horizons), _imitation(cfg, optimizee)
+    )
 
 
 def _mixture(cfg: DictConfig, optimizee: Any) -> Any:
@@ -179,6 +182,15 @@ def _mixture(cfg: DictConfig, optimizee: Any) -> Any:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"training.scaling: {error}") from error
     return Mixture({"main": optimizee})
+
+
+def _imitation(cfg: DictConfig, optimizee: Any) -> Any:
+    """Imitation of a teacher, on the optimizee's device and of its dtype."""
+    if cfg.training.imitation is None:
+        return None
+    imitation = build(cfg.training.imitation)
+    imitation.teacher.to(optimizee.anchor.device, optimizee.anchor.dtype)
+    return imitation
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def _prepare_training(job: Job) -> Work:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg, optimizee) if cfg.evaluation.enabled else None
     options = build_options(cfg, optimizee)
-    check(plan, options, meta_loss)
+    check(rule, gradient, meta_loss, plan, options)
     training = Training(
         optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, options
     )

@@ -522,11 +522,12 @@ BAD_INPUTS = {
         "train", ["training/weights=final", "training.weights.within=day"], ["day", "window"],
     ),
     "a stage that the truncation does not divide": (
-        "train", ["training/horizons=stages", "training.horizons.stages=[{horizon:5,episodes:1}]"],
+        "train",
+        ["training/horizons=stages", "training.horizons.stages=[{{horizon:5,episodes:1}}]"],
         ["truncation=2", "5"],
     ),
     "a stage without episodes": (
-        "train", ["training/horizons=stages", "training.horizons.stages=[{horizon:4}]"],
+        "train", ["training/horizons=stages", "training.horizons.stages=[{{horizon:4}}]"],
         ["training.horizons", "episodes"],
     ),
     "a range of horizons that is empty": (
@@ -543,6 +544,21 @@ BAD_INPUTS = {
     ),
     "zero validation horizon": (
         "train", ["training.validation_horizon=0"], ["training.validation_horizon=0"],
+    ),
+    "a teacher that is still to be tuned": (
+        "train", ["training/imitation=adam", "training.imitation.teacher.lr=tuned"],
+        ["training.imitation", "teacher.lr=tuned"],
+    ),
+    "imitation in more than every episode": (
+        "train", ["training/imitation=adam", "training.imitation.probability=2"],
+        ["training.imitation", "probability=2"],
+    ),
+    "a subset of coordinates that are coupled": (
+        "train", ["optimizer=gac", "training.gradient.subset=3"], ["subset=3", "problem"],
+    ),
+    "imitation on a subset of coordinates that are coupled": (
+        "train", ["optimizer=gac", "training/imitation=adam", "training.imitation.subset=3"],
+        ["subset=3", "problem"],
     ),
     "scaling of unknown units": (
         "train", ["training/scaling=random", "training.scaling.per=layer"],

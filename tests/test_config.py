@@ -112,7 +112,8 @@ def build_run(cfg: DictConfig, source: str) -> None:
     offline(cfg)
     optimizee = build_optimizee(cfg)
     assert isinstance(optimizee, Optimizee)
-    assert isinstance(build_rule(cfg, cfg.optimizer), LearnedOptimizer)
+    rule = build_rule(cfg, cfg.optimizer)
+    assert isinstance(rule, LearnedOptimizer)
     for node in cfg.evaluation.baselines.values():
         assert isinstance(build_rule(cfg, node), Baseline)
     for node in cfg.evaluation.references.values():
@@ -125,7 +126,8 @@ def build_run(cfg: DictConfig, source: str) -> None:
             assert len(build_all(cfg.training[node])) == 1
         options = build_options(cfg, optimizee)
         assert isinstance(options, Options)
-        check(plan, options, MetaLoss(build(cfg.training.weights), build(cfg.training.form)))
+        meta_loss = MetaLoss(build(cfg.training.weights), build(cfg.training.form))
+        check(rule, build(cfg.training.gradient), meta_loss, plan, options)
         meta_optimizer = build(cfg.training.meta_optimizer)
         assert isinstance(
             meta_optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer
@@ -157,7 +159,7 @@ OWNERS = {
     "optimizee/features": "optimizee=neural_art",
 }
 """An option that has the group, or that the one option makes sense in."""
-MAY_BE_NULL = {"scaling"}
+MAY_BE_NULL = {"scaling", "imitation"}
 OPEN_TRAINING_NODES = {
     "gradient", "weights", "form", "schedule", "meta_optimizer", "horizons", *MAY_BE_NULL,
 }  # fmt: skip

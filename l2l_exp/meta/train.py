@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from l2l_exp.errors import UserError
 from l2l_exp.meta.gradients import Estimate, MetaGradient
 from l2l_exp.meta.horizons import Fixed, Horizons
+from l2l_exp.meta.imitation import Imitation
 from l2l_exp.meta.mixture import Mixture
 from l2l_exp.meta.objective import MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Schedule
@@ -110,10 +111,12 @@ class Options:
         mixture: what training problems are drawn from; None for the optimizee itself. Validation
             problems are always the optimizee's.
         horizons: of the training episodes; None for `plan.horizon`.
+        imitation: of a teacher in some of the episodes, or None.
     """
 
     mixture: Mixture | None = None
     horizons: Horizons | None = None
+    imitation: Imitation | None = None
 
 
 @dataclass
@@ -221,7 +224,7 @@ def train(
             the memory recalls does not fit the rule.
         ValueError: as `check`.
     """
-    check(plan, options, meta_loss)
+    check(rule, gradient, meta_loss, plan, options)
     training = _Training(
         optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer, options
     )
@@ -250,8 +253,17 @@ def train(
     return progress
 
 
-def check(plan: Plan, options: Options, meta_loss: MetaLoss) -> None:
-    """Raise ValueError where a plan, options and the meta-loss's weights do not fit together."""
+def check(
+    rule: LearnedOptimizer,
+    gradient: MetaGradient,
+    meta_loss: MetaLoss,
+    plan: Plan,
+    options: Options,
+) -> None:
+    """Raise ValueError where these, which are `train`'s, do not fit together."""
+    gradient.check(rule)
+    if options.imitation is not None:
+        options.imitation.replay.check(rule)
     horizons = options.horizons or Fixed(plan.horizon)
     horizons.check(plan.truncation)
     for horizon in horizons.all:
@@ -281,6 +293,7 @@ class _Training:
         self.mixture = options.mixture or Mixture({"main": optimizee})
         self.horizons = options.horizons or Fixed(plan.horizon)
         self.validation_horizon = plan.validation_horizon or max(self.horizons.all)
+        self.options, self.seed = options, Seed("train", plan.seed)
         self.rule, self.gradient = rule, gradient
         self.meta_loss, self.schedule, self.plan = meta_loss, schedule, plan
         self.meta_optimizer = meta_optimizer(list(rule.parameters()))
@@ -339,45 +352,88 @@ class _Training:
     def episode(self) -> dict[str, float]:
         """One episode on fresh problems: a meta-step per window. Returns its metrics."""
         plan, progress = self.plan, self.progress
-        seed = Seed("train", plan.seed)
-        first_index = progress.episode * plan.problems
-        optimizee = self.mixture.draw(progress.episode, seed)
-        problem = optimizee.sample(range(first_index, first_index + plan.problems), seed)
-        horizon = self.horizons(progress.episode, progress.stage, plan.truncation, seed)
-        episode = Episode(optimizee, problem, horizon, self.gradient.attached)
-        carry = episode.start(self.rule).detach()
-        objective = partial(self.meta_loss, first=carry.loss, horizon=horizon)
-        meta_losses, norms = [], []
-        for start in range(0, horizon, plan.truncation):
-            rng = generator(seed, "meta_gradient", progress.episode, start)
-            estimate = self.gradient(
-                episode, self.rule, carry, plan.truncation, partial(objective, start=start), rng
-            )
-            progress.inner_steps += plan.truncation * plan.problems
-            self._set_rates((progress.episode + start / horizon) / plan.episodes)
-            norm = _meta_step(self.rule, self.meta_optimizer, estimate, plan.clip)
+        episode = self._draw()
+        sources = self._sources(episode)
+        losses: dict[str, list[float]] = {name: [] for name in sources}
+        norms: list[float] = []
+        for start in range(0, episode.horizon, plan.truncation):
+            estimates = {name: next(windows) for name, (_, windows) in sources.items()}
+            progress.inner_steps += plan.truncation * plan.problems * len(sources)
+            self._set_rates((progress.episode + start / episode.horizon) / plan.episodes)
+            mixed = _mixed([(sources[name][0], one) for name, one in estimates.items()])
+            norm = _meta_step(self.rule, self.meta_optimizer, mixed, plan.clip)
             if not math.isfinite(norm):
                 _count_skipped(plan, progress)
                 break  # this episode's theta or state is beyond repair: go on with fresh problems
             progress.meta_steps += 1
             progress.skipped_in_a_row = 0
-            meta_losses.append(estimate.meta_loss)
+            for name, one in estimates.items():
+                losses[name].append(one.meta_loss)
             norms.append(norm)
-            carry = estimate.carry
-        count = max(1, len(norms))
-        return {
-            "meta_loss": sum(meta_losses) / count if norms else math.nan,
-            "meta_gradient_norm": sum(norms) / count if norms else math.nan,
+        return {name: _mean(values) for name, values in losses.items()} | {
+            "meta_gradient_norm": _mean(norms),
             "meta_lr": self.meta_optimizer.param_groups[0]["lr"],
             "skipped_meta_steps": float(progress.skipped),
-            "horizon": float(horizon),
+            "horizon": float(episode.horizon),
         }
+
+    def _draw(self) -> Episode:
+        """The next episode: its optimizee, its horizon, its problems."""
+        plan, progress, seed = self.plan, self.progress, self.seed
+        first_index = progress.episode * plan.problems
+        optimizee = self.mixture.draw(progress.episode, seed)
+        problem = optimizee.sample(range(first_index, first_index + plan.problems), seed)
+        horizon = self.horizons(progress.episode, progress.stage, plan.truncation, seed)
+        return Episode(optimizee, problem, horizon, self.gradient.attached)
+
+    def _sources(self, episode: Episode) -> dict[str, tuple[float, Iterator[Estimate]]]:
+        """What an episode is learned from: the name of a loss -> its weight, its windows."""
+        number, imitation = self.progress.episode, self.options.imitation
+        share = 0.0 if imitation is None else imitation.weight_of(number, self.seed)
+        sources = {}
+        if share < 1:
+            sources["meta_loss"] = (1 - share, self._windows(episode))
+        if imitation is not None and share > 0:
+            rng = partial(generator, self.seed, "imitation_gradient", number)
+            windows = imitation.windows(episode, self.rule, self.plan.truncation, rng)
+            sources["imitation_loss"] = (share, windows)
+        return sources
+
+    def _windows(self, episode: Episode) -> Iterator[Estimate]:
+        """The windows of the rule's own trajectory, each when it is asked for."""
+        truncation, number = self.plan.truncation, self.progress.episode
+        carry = episode.start(self.rule).detach()
+        objective = partial(self.meta_loss, first=carry.loss, horizon=episode.horizon)
+        for start in range(0, episode.horizon, truncation):
+            rng = generator(self.seed, "meta_gradient", number, start)
+            estimate = self.gradient(
+                episode, self.rule, carry, truncation, partial(objective, start=start), rng
+            )
+            yield estimate
+            carry = estimate.carry
 
     def _set_rates(self, progress: float) -> None:
         """Apply the schedule at a progress in [0, 1]."""
         factor = self.schedule(progress)
         for group, rate in zip(self.meta_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = factor * rate
+
+
+def _mixed(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
+    """The weighted sum of losses and gradients; the carry is the first one's."""
+    (weight, mixed), *others = parts
+    if not others:
+        return mixed
+    loss, grads = weight * mixed.meta_loss, [weight * grad for grad in mixed.grads]
+    for weight, one in others:
+        loss += weight * one.meta_loss
+        grads = [total + weight * grad for total, grad in zip(grads, one.grads, strict=True)]
+    return mixed._replace(grads=grads, meta_loss=loss)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; NaN where there is none."""
+    return sum(values) / len(values) if values else math.nan
 
 
 def _meta_step(

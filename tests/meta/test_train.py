@@ -11,6 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from l2l_exp.meta.gradients import Backprop, Replay
 from l2l_exp.meta.horizons import Fixed, Growing, LogUniform, Stages
+from l2l_exp.meta.imitation import Imitation
 from l2l_exp.meta.mixture import Mixture
 from l2l_exp.meta.objective import Final, Form, Log, MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Constant, Cosine
@@ -26,6 +27,7 @@ from l2l_exp.meta.train import (
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.unroll import Episode, unroll
 
@@ -485,9 +487,79 @@ def test_weights_must_fit_every_horizon():
         meta_train(small_rule(), meta_loss=loss, options=options)
 
 
+# --- imitation --------------------------------------------------------------------------------
+
+
+def teacher(lr=0.3):
+    """Gradient descent."""
+    return Baseline(torch.optim.SGD, lr)
+
+
+def test_a_rule_becomes_its_teacher(scripted):
+    rule = scripted(lambda seen: -seen.grad, gain=0.01)
+    plan = dataclasses.replace(PLAN, episodes=200, validation_every=100)
+    options = Options(imitation=Imitation(teacher(), probability=1.0))
+    optimizee = Quadratic(2, "uniform", init_std=1.0).double()
+    meta_train(rule, plan, optimizee, sgd(0.02), options=options)
+    assert rule.gain.item() == pytest.approx(0.3, rel=1e-3)
+
+
+def test_imitating_episodes_have_a_loss_of_their_own_and_the_others_are_as_without():
+    plan = dataclasses.replace(PLAN, episodes=12)
+    imitation = Imitation(teacher(), probability=0.5)
+    progress, reports = meta_train(
+        small_rule(), plan, meta_optimizer=sgd(0.0), options=Options(imitation=imitation)
+    )
+    _, plain = meta_train(small_rule(), plan, meta_optimizer=sgd(0.0))
+    names = [
+        {n for n in told if n.endswith("n_loss") or n == "meta_loss"} for _, told, _ in reports
+    ]
+    taught = [imitation.weight_of(e, Seed("train", 0)) > 0 for e in range(12)]
+    assert any(taught) and not all(taught)
+    assert names == [{"imitation_loss"} if one else {"meta_loss"} for one in taught]
+    for one, (_, told, _), (_, without, _) in zip(taught, reports, plain, strict=True):
+        assert one or told["meta_gradient_norm"] == without["meta_gradient_norm"]
+    assert progress.inner_steps == 12 * 6 * 3
+
+
+def test_a_mixed_episode_is_the_weighted_sum_of_both():
+    def step(options):
+        rule = small_rule()
+        plan = dataclasses.replace(PLAN, episodes=1, horizon=3, clip=1e9)
+        progress, reports = meta_train(rule, plan, meta_optimizer=sgd(1.0), options=options)
+        moved = parameters_to_vector(rule.parameters()) - parameters_to_vector(
+            small_rule().parameters()
+        )
+        return moved, reports[0][1], progress
+
+    own, told_own, _ = step(Options())
+    taught, told, _ = step(Options(imitation=Imitation(teacher(), 1.0)))
+    mixed, told_both, progress = step(Options(imitation=Imitation(teacher(), 1.0, weight=0.25)))
+    torch.testing.assert_close(mixed, 0.75 * own + 0.25 * taught, rtol=1e-9, atol=1e-12)
+    assert told_both["meta_loss"] == told_own["meta_loss"]
+    assert told_both["imitation_loss"] == told["imitation_loss"]
+    assert progress.inner_steps == 2 * 3 * 3  # on both trajectories
+
+
+def test_a_teacher_that_is_lost_is_skipped_and_counted(separable, scripted):
+    lost = scripted(lambda seen: seen.grad * math.nan)
+    plan = dataclasses.replace(PLAN, episodes=5)
+    options = Options(imitation=Imitation(lost, probability=0.5))
+    rule = scripted(lambda seen: -0.1 * seen.grad)
+    progress, _ = meta_train(rule, plan, separable(), options=options)
+    taught = [options.imitation.weight_of(e, Seed("train", 0)) > 0 for e in range(5)]
+    assert progress.skipped == sum(taught) > 0
+    assert rule.gain.isfinite()
+
+
 # --- going on ---------------------------------------------------------------------------------
 
 GOING_ON = {name: Options(horizons=horizons) for name, horizons in CURRICULA.items()}
+GOING_ON["everything"] = Options(
+    Mixture({n: Scaled(Quadratic(n, "gaussian", init_std=1.0)).double() for n in (1, 3)}),
+    Growing([3, 6, 12], 1),
+    Imitation(teacher(), probability=0.5, weight=0.5),
+)
 
 
 @pytest.mark.parametrize("name", GOING_ON)
