@@ -262,6 +262,8 @@ def _prepare_training(job: Job) -> Work:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg, optimizee) if cfg.evaluation.enabled else None
     options = build_options(cfg, optimizee)
+    for part in options.mixture.optimizees.values():
+        _check_fit(rule, part)
     check(rule, gradient, meta_loss, plan, options)
     training = Training(
         optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, options

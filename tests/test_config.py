@@ -35,6 +35,7 @@ from l2l_exp.config import (
 from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.train import Options, Plan, check
 from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
@@ -159,7 +160,7 @@ OWNERS = {
     "optimizee/features": "optimizee=neural_art",
 }
 """An option that has the group, or that the one option makes sense in."""
-MAY_BE_NULL = {"scaling", "imitation"}
+MAY_BE_NULL = {"scaling", "imitation", "optimizees", "optimizee_weights"}
 OPEN_TRAINING_NODES = {
     "gradient", "weights", "form", "schedule", "meta_optimizer", "horizons", *MAY_BE_NULL,
 }  # fmt: skip
@@ -310,6 +311,48 @@ def test_what_a_safeguard_refuses_is_told_in_one_line(overrides, message, compos
     with pytest.raises(ConfigError, match=message) as caught:
         build_rule(cfg, cfg.optimizer)
     assert "\n" not in str(caught.value)
+
+
+MIXED = ["+optimizee@training.optimizees.wide=mlp", "training.optimizees.wide.hidden_units=40"]
+
+
+def test_optimizees_of_any_kind_are_mixed_and_scaled(composed):
+    cfg = composed(
+        "train", "optimizee=quadratic", *MIXED, "training.optimizee_weights.main=0.5",
+        "training/scaling=random",
+    )  # fmt: skip
+    main = build_optimizee(cfg)
+    mixture = build_options(cfg, main).mixture
+    assert set(mixture.optimizees) == {"main", "wide"} and mixture.weights == {"main": 0.5}
+    assert all(isinstance(one, Scaled) for one in mixture.optimizees.values())
+    assert mixture.optimizees["main"].inner is main and not isinstance(main, Scaled)
+    assert mixture.optimizees["wide"].spec.size == 64 * 40 + 40 + 40 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*MIXED, "+training.optimizee_weights.wde=1"], "training.optimizee_weights: .*wde"),
+        ([*MIXED, "+training.optimizee_weights.wide=-1"], "wide.*-1.0 must be"),
+        (["+optimizee@training.optimizees.main=quadratic"], "training.optimizees.main is the"),
+        (["+training.optimizees.wide=4"], "training.optimizees.wide is no optimizee"),
+        ([*MIXED, "training.optimizees.wide.hidden_units=0"], "optimizees.wide: hidden_units=0"),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_refused_in_one_line(overrides, message, composed):
+    cfg = composed("train", "optimizee=quadratic", *overrides)
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_options(cfg, build_optimizee(cfg))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_is_any_rule_at_a_rate(composed):
+    cfg = composed(
+        "train", "training/imitation=adam", "optimizer@training.imitation.teacher=nag",
+        "training.imitation.teacher.lr=0.03",
+    )  # fmt: skip
+    imitation = build_options(cfg, build_optimizee(cfg)).imitation
+    assert imitation.teacher.rates == (0.03,) and imitation.teacher.settings["nesterov"]
 
 
 # ------------------------------------------------------------------ keys that scripts rely on

@@ -55,6 +55,8 @@ class Plan:
             of "final" (paper), the loss of theta_T on the training part, or of "average", the
             minibatch losses of all steps; or "meta_loss", of the whole horizon.
         patience: None, or validations without improvement after which training stops, >= 1.
+        max_seconds: None, or seconds > 0 of training and validation: the episode that passes them
+            is the last, and is validated.
         clip: > 0, largest norm of the meta-gradient.
         max_skipped: >= 1, non-finite meta-gradients in a row after which training gives up.
     """
@@ -70,6 +72,7 @@ class Plan:
     validation_horizon: int | None = None
     validation_criterion: str = "final"
     patience: int | None = None
+    max_seconds: float | None = None
     clip: float = 1.0
     max_skipped: int = 10
 
@@ -99,8 +102,14 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"training.{name}={value} must be >= 1, or null")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"training.max_seconds={self.max_seconds} must be > 0, or null")
         if not self.clip > 0:
             raise ValueError(f"training.clip={self.clip} must be > 0")
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether so many seconds are as many as training may take."""
+        return self.max_seconds is not None and seconds >= self.max_seconds
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,10 @@ class Memory:
 
     def keep(self, state: Callable[[], State]) -> None:
         """Keep the state of this moment, after an episode; calling `state` copies nothing."""
+
+    def keep_now(self, state: Callable[[], State]) -> None:
+        """The same for a moment that would not come again: it is what the clock decided."""
+        self.keep(state)
 
 
 FORGETFUL = Memory()
@@ -240,14 +253,17 @@ def train(
     while progress.episode < plan.episodes and not progress.stopped_early:
         metrics = training.episode()
         progress.episode += 1
-        if progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes:
+        late = plan.is_over(progress.seconds + time.perf_counter() - clock)
+        due = progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes
+        if due or late:
             _select(rule, validate(rule), progress)
             training.go_on_or_stop()
+            progress.stopped_early |= late
             metrics[f"validation_{plan.validation_criterion}"] = progress.validation
             metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
         progress.seconds += time.perf_counter() - clock
         report(progress, metrics)
-        memory.keep(training.state)
+        (memory.keep_now if late else memory.keep)(training.state)
         clock = time.perf_counter()
     rule.load_state_dict(progress.best)
     return progress
@@ -321,7 +337,9 @@ class _Training:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise MetaTrainingError(f"what was kept does not fit this rule: {reason}") from error
-        self.progress.stopped_early = self._out_of_patience()
+        progress = self.progress
+        late = progress.stopped_early and self.plan.is_over(progress.seconds)
+        progress.stopped_early = late or self._out_of_patience()
 
     def _criterion(self) -> str:
         """What the validation scores of this training mean."""

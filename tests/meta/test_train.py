@@ -3,12 +3,15 @@
 import copy
 import dataclasses
 import functools
+import itertools
 import math
+import types
 
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from l2l_exp.meta import train as train_module
 from l2l_exp.meta.gradients import Backprop, Replay
 from l2l_exp.meta.horizons import Fixed, Growing, LogUniform, Stages
 from l2l_exp.meta.imitation import Imitation
@@ -100,6 +103,8 @@ class Poisoned(Quadratic):
     ]
     + [
         ({"truncation": 4}, "training.truncation=4 must divide training.horizon=6"),
+        ({"max_seconds": 0.0}, "training.max_seconds=0.0 must be > 0, or null"),
+        ({"max_seconds": math.nan}, "training.max_seconds=nan must be > 0, or null"),
         ({"clip": 0.0}, "training.clip=0.0 must be > 0"),
         ({"clip": math.nan}, "training.clip=nan must be > 0"),
     ],
@@ -550,6 +555,78 @@ def test_a_teacher_that_is_lost_is_skipped_and_counted(separable, scripted):
     taught = [options.imitation.weight_of(e, Seed("train", 0)) > 0 for e in range(5)]
     assert progress.skipped == sum(taught) > 0
     assert rule.gain.isfinite()
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A clock by which every reading is a second later than the one before: 3 per episode."""
+    readings = itertools.count()
+    clock = types.SimpleNamespace(perf_counter=lambda: float(next(readings)))
+    monkeypatch.setattr(train_module, "time", clock)
+
+
+LONG = dataclasses.replace(PLAN, episodes=20, validation_every=4)
+
+
+@pytest.mark.usefixtures("slow")
+def test_the_episode_that_passes_the_seconds_is_validated_and_the_last():
+    whole = meta_train(small_rule(), LONG)[1]
+    progress, reports = meta_train(small_rule(), dataclasses.replace(LONG, max_seconds=13.0))
+    last = progress.episode
+    assert 1 < last < 20 and last % 4 and progress.stopped_early
+    assert progress.seconds >= 13 > reports[-2][0].seconds
+    assert "validation_final" in reports[-1][1] and "validation_final" not in reports[-2][1]
+    assert all(same(one[2], other[2]) for one, other in zip(reports, whole, strict=False))
+
+
+@pytest.mark.usefixtures("slow")
+def test_training_that_time_has_ended_is_over_until_it_is_given_more():
+    memory, limited = Remembered(), dataclasses.replace(LONG, max_seconds=13.0)
+    first, _ = meta_train(small_rule(), limited, memory=memory)
+    again, reports = meta_train(small_rule(), limited, memory=memory)
+    assert reports == [] and untimed(again) == untimed(first)
+    longer, _ = meta_train(small_rule(), dataclasses.replace(LONG, max_seconds=20.0), memory=memory)
+    assert first.episode < longer.episode < 20
+    assert meta_train(small_rule(), LONG, memory=memory)[0].episode == 20
+
+
+@pytest.mark.usefixtures("slow")
+def test_training_whose_time_was_shortened_ends_with_a_validation():
+    memory = Remembered()
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(small_rule(), LONG, memory=Stopping(memory, 6))
+    limited = dataclasses.replace(LONG, max_seconds=1.0)
+    progress, reports = meta_train(small_rule(), limited, memory=memory)
+    assert progress.episode == 7 and "validation_final" in reports[-1][1]
+
+
+@pytest.mark.usefixtures("slow")
+def test_where_the_clock_ended_training_is_kept_for_sure():
+    class Forgetful(Remembered):
+        def keep(self, state):
+            pass
+
+        def keep_now(self, state):
+            super().keep(state)
+
+    memory, limited = Forgetful(), dataclasses.replace(LONG, max_seconds=13.0)
+    progress, _ = meta_train(small_rule(), limited, memory=memory)
+    assert memory.state["progress"]["episode"] == progress.episode
+
+
+# --- the meta-optimizer -----------------------------------------------------------------------
+
+
+def test_meta_parameters_decay_with_adamw(separable, scripted):
+    # Without a gradient nothing but the decay moves them: (1 - lr * decay) per meta-step.
+    rule = scripted(lambda seen: 0 * seen.grad, gain=2.0)
+    adamw = functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5)
+    progress, reports = meta_train(rule, optimizee=separable(), meta_optimizer=adamw)
+    kept = [state["gain"].item() for _, _, state in reports]
+    assert kept == pytest.approx([2 * 0.95 ** (2 * k) for k in (1, 2, 3, 4)], rel=1e-6)
 
 
 # --- going on ---------------------------------------------------------------------------------
