@@ -46,6 +46,7 @@ from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.partitioned import Partitioned
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.secant import SecantController
+from l2l_exp.optimizers.width import WidthScaled
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
@@ -203,6 +204,11 @@ LEARNED |= {
     ),
 }
 
+LEARNED |= {
+    "width_scaled": lambda: WidthScaled(CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5), 0.5),
+    "width_scaled_gac": lambda: WidthScaled(GAC(3, 1, 1, readout_std=0.5), 0.5),
+}
+
 SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {
     "bfgs_by_hand": lambda: NTMBFGS(BFGSByHand(0.1), 1.0),
 }
@@ -247,6 +253,12 @@ def baseline(request) -> Baseline:
 def mlp() -> ImageMLP:
     """One of the tiny MLPs, with jitter, in float64."""
     return tiny_mlp(jitter=Jitter()).double()
+
+
+@pytest.fixture
+def digits_() -> Images:
+    """The first 300 digits."""
+    return some_digits()
 
 
 @pytest.fixture(name="photographs_")
