@@ -12,6 +12,7 @@ from torch.nn.utils import parameters_to_vector
 from l2l_exp.meta.imitation import Imitation
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.seeding import Seed, generator
+from l2l_exp.optimizers import lstm
 from l2l_exp.optimizers.base import map_state
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
@@ -72,6 +73,13 @@ def test_losses_and_gradients_are_those_of_autograd_in_chunks_of_any_size(learne
         assert_equal(torch.cat([g.flatten() for g in ours.grads]), grad, 1e-9)
 
 
+def test_the_states_that_are_replayed_are_not_overwritten(monkeypatch):
+    monkeypatch.setattr(lstm, "BLOCK", 2)  # steps in place from two coordinates on
+    test_losses_and_gradients_are_those_of_autograd_in_chunks_of_any_size(
+        CoordinatewiseLSTM(3, 1, readout_std=0.5).double(), 10**6
+    )
+
+
 def test_the_teachers_trajectory_is_its_own(mlp):
     teacher, rule = adam(), CoordinatewiseLSTM(3, 1, readout_std=0.5).double()
     first, second = estimates(Imitation(teacher), mlp, rule)
@@ -85,8 +93,8 @@ def test_a_rule_that_rests_has_a_loss_of_a_half_and_its_teacher_itself_of_none(s
     rest = scripted(lambda seen: 0 * seen.grad)
     found = [e.meta_loss for e in estimates(Imitation(adam()), mlp, rest)]
     assert found == pytest.approx([0.5, 0.5])
-    lstm = CoordinatewiseLSTM(3, 1, readout_std=0.5).double()
-    for same in estimates(Imitation(copy.deepcopy(lstm)), mlp, lstm):
+    rule = CoordinatewiseLSTM(3, 1, readout_std=0.5).double()
+    for same in estimates(Imitation(copy.deepcopy(rule)), mlp, rule):
         assert same.meta_loss < 1e-20 and all(grad.abs().max() < 1e-9 for grad in same.grads)
 
 
