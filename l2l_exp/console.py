@@ -93,6 +93,8 @@ class Console:
             if done or time.perf_counter() - last >= LINE_SECONDS:
                 last = time.perf_counter()
                 left = progress.seconds / progress.episode * (plan.episodes - progress.episode)
+                if plan.max_seconds is not None:
+                    left = max(0.0, min(left, plan.max_seconds - progress.seconds))
                 self._say(
                     f"  episode {progress.episode}/{plan.episodes}  {_standing(progress)}  "
                     f"{progress.seconds:.0f} s, {0 if done else left:.0f} s left"
