@@ -14,6 +14,8 @@ from l2l_exp.errors import UserError
 
 PACKAGE = Path(__file__).parent
 DTYPES = ("float32", "float64")
+MAIN = "main"
+"""What `optimizee` is called among those that training is mixed of."""
 
 
 class ConfigError(UserError, ValueError):
@@ -22,7 +24,10 @@ class ConfigError(UserError, ValueError):
 
 @dataclass
 class TrainingConfig:
-    """Group `training`; the fields are those of `l2l_exp.meta.train.Plan`, and open nodes."""
+    """Group `training`; the fields are those of `l2l_exp.meta.train.Plan`, and open nodes.
+
+    Nodes that may be null are groups whose option is null by default.
+    """
 
     horizon: int = MISSING
     truncation: int = MISSING
@@ -32,8 +37,10 @@ class TrainingConfig:
     validation_every: int = MISSING
     validation_problems: int = MISSING
     validation_seed: int = MISSING
+    validation_horizon: int | None = MISSING
     validation_criterion: str = MISSING
     patience: int | None = MISSING
+    max_seconds: float | None = MISSING
     max_skipped: int = MISSING
     gradient: dict[str, Any] = MISSING
     weights: dict[str, Any] = MISSING
@@ -41,6 +48,11 @@ class TrainingConfig:
     schedule: dict[str, Any] = MISSING
     meta_optimizer: dict[str, Any] = MISSING
     diagnostics: dict[str, Any] = MISSING
+    horizons: dict[str, Any] = MISSING
+    optimizees: dict[str, Any] = MISSING
+    optimizee_weights: dict[str, float] = MISSING
+    scaling: dict[str, Any] | None = None
+    imitation: dict[str, Any] | None = None
 
 
 @dataclass
@@ -119,17 +131,18 @@ def build(node: DictConfig, **arguments: Any) -> Any:
         raise ConfigError(_explain(error, node)) from error
 
 
-def build_optimizee(cfg: DictConfig) -> Any:
-    """The optimizee, on its device and of its dtype."""
+def build_optimizee(cfg: DictConfig, node: DictConfig | None = None) -> Any:
+    """The optimizee, or the one of another node, on its device and of its dtype."""
     import torch
 
     if cfg.dtype not in DTYPES:
         raise ConfigError(f"dtype={cfg.dtype} must be one of {', '.join(DTYPES)}")
     from l2l_exp.optimizees.base import Optimizee
 
-    optimizee = build(cfg.optimizee)
+    node = cfg.optimizee if node is None else node
+    optimizee = build(node)
     if not isinstance(optimizee, Optimizee):
-        raise ConfigError(f"optimizee: {cfg.optimizee._target_} is not an Optimizee")
+        raise ConfigError(f"{node._get_full_key(None)}: {node._target_} is not an Optimizee")
     return optimizee.to(_device(cfg), getattr(torch, cfg.dtype))
 
 
@@ -150,6 +163,58 @@ def build_rule(cfg: DictConfig, node: DictConfig) -> Any:
             if name in node and getattr(part, "architecture", None) is not None
         }
     return rule.to(_device(cfg), getattr(torch, cfg.dtype))
+
+
+def build_options(cfg: DictConfig, optimizee: Any) -> Any:
+    """What training does beside its plan (`l2l_exp.meta.train.Options`).
+
+    Args:
+        cfg: of `l2l-train`.
+        optimizee: the main one.
+    """
+    from l2l_exp.meta.train import Options
+
+    return Options(
+        _mixture(cfg, optimizee),
+        build(cfg.training.horizons),
+        _imitation(cfg, optimizee),
+        build(cfg.training.diagnostics),
+    )
+
+
+def _mixture(cfg: DictConfig, optimizee: Any) -> Any:
+    """What training problems are drawn from: the main optimizee and those beside it, scaled."""
+    from l2l_exp.meta.mixture import Mixture
+
+    others = cfg.training.optimizees
+    if MAIN in others:
+        raise ConfigError(f"training.optimizees.{MAIN} is the optimizee itself: use another name")
+    for name, node in others.items():
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            raise ConfigError(
+                f"training.optimizees.{name} is no optimizee: choose one by "
+                f"+optimizee@training.optimizees.{name}=OPTION"
+            )
+    mixed = {MAIN: optimizee} | {name: build_optimizee(cfg, others[name]) for name in others}
+    if cfg.training.scaling is not None:
+        wrap = build(cfg.training.scaling)
+        try:
+            mixed = {name: wrap(one) for name, one in mixed.items()}
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"training.scaling: {error}") from error
+    try:
+        return Mixture(mixed, dict(cfg.training.optimizee_weights))
+    except ValueError as error:
+        raise ConfigError(f"training.optimizee_weights: {error}") from error
+
+
+def _imitation(cfg: DictConfig, optimizee: Any) -> Any:
+    """Imitation of a teacher, on the optimizee's device and of its dtype."""
+    if cfg.training.imitation is None:
+        return None
+    imitation = build(cfg.training.imitation)
+    imitation.teacher.to(optimizee.anchor.device, optimizee.anchor.dtype)
+    return imitation
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

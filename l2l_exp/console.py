@@ -67,13 +67,13 @@ class Console:
 
     @contextmanager
     def training(
-        self, plan: Plan, optimizee: Optimizee, rule: LearnedOptimizer
+        self, plan: Plan, horizons: str, optimizee: Optimizee, rule: LearnedOptimizer
     ) -> Iterator[Callable[[Progress, Mapping[str, float]], None]]:
         """Show meta-training: episodes, validation loss, time left."""
         size = sum(parameter.numel() for parameter in rule.parameters())
         self._say(
             f"meta-training {size} meta-parameters: {plan.episodes} episodes of {plan.problems} "
-            f"problems x {optimizee.spec.size} coordinates x {plan.horizon} steps"
+            f"problems x {optimizee.spec.size} coordinates x {horizons} steps"
         )
         if self._out.is_terminal and not self._brief:
             with Bars(
@@ -93,6 +93,8 @@ class Console:
             if done or time.perf_counter() - last >= LINE_SECONDS:
                 last = time.perf_counter()
                 left = progress.seconds / progress.episode * (plan.episodes - progress.episode)
+                if plan.max_seconds is not None:
+                    left = max(0.0, min(left, plan.max_seconds - progress.seconds))
                 self._say(
                     f"  episode {progress.episode}/{plan.episodes}  {_standing(progress)}  "
                     f"{progress.seconds:.0f} s, {0 if done else left:.0f} s left"

@@ -16,14 +16,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from l2l_exp import checkpoint, record
 from l2l_exp.comparison import Protocol, compare, gallery
-from l2l_exp.config import ConfigError, build, build_optimizee, build_rule, flatten, plain
+from l2l_exp.config import (
+    ConfigError,
+    build,
+    build_optimizee,
+    build_options,
+    build_rule,
+    flatten,
+    plain,
+)
 from l2l_exp.console import Console
 from l2l_exp.errors import UserError
-from l2l_exp.meta.diagnostics import Diagnostics
 from l2l_exp.meta.gradients import MetaGradient
 from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.schedule import Schedule
-from l2l_exp.meta.train import MetaOptimizer, Plan, Progress
+from l2l_exp.meta.train import MetaOptimizer, Options, Plan, Progress, check
 from l2l_exp.meta.train import train as meta_train
 from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
@@ -230,6 +237,7 @@ class Training(NamedTuple):
     meta_optimizer: MetaOptimizer
     schedule: Schedule
     plan: Plan
+    options: Options
 
 
 def _prepare_training(job: Job) -> Work:
@@ -246,7 +254,6 @@ def _prepare_training(job: Job) -> Work:
     _check_fit(rule, optimizee)
     plan = _plan(cfg)
     meta_loss = MetaLoss(build(cfg.training.weights), build(cfg.training.form))
-    meta_loss.weights.check(plan.truncation, plan.horizon)
     gradient, schedule = build(cfg.training.gradient), build(cfg.training.schedule)
     meta_optimizer = build(cfg.training.meta_optimizer)
     try:
@@ -254,21 +261,22 @@ def _prepare_training(job: Job) -> Work:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg, optimizee) if cfg.evaluation.enabled else None
-    training = Training(optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan)
-    return partial(_train, job, training, build(cfg.training.diagnostics), field)
+    options = build_options(cfg, optimizee)
+    for part in options.mixture.optimizees.values():
+        _check_fit(rule, part)
+    check(rule, gradient, meta_loss, plan, options)
+    training = Training(
+        optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, options
+    )
+    return partial(_train, job, training, field)
 
 
-def _train(
-    job: Job,
-    training: Training,
-    diagnostics: Diagnostics,
-    field: "Field | None",
-    tracker: Tracker,
-) -> None:
+def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker) -> None:
     """Meta-train, keep the checkpoint, compare."""
     optimizee, rule, plan, seed = training.optimizee, training.rule, training.plan, job.cfg.seed
     memory = TrainingFile(job.state, lambda state: job.console.resumed(state["progress"], plan))
-    with job.console.training(plan, optimizee, rule) as show:
+    horizons = str(training.options.horizons or plan.horizon)
+    with job.console.training(plan, horizons, optimizee, rule) as show:
 
         def report(progress: Progress, metrics: Mapping[str, float]) -> None:
             tracker.metrics(metrics, progress.episode)
@@ -278,7 +286,7 @@ def _train(
                 checkpoint.save(job.folder / "checkpoint", rule, about)
             show(progress, metrics)
 
-        progress = meta_train(*training, report, memory, diagnostics)
+        progress = meta_train(*training, report, memory)
     tracker.checkpoint(rule, {**_selection(plan, progress), "seed": seed})
     cost = _cost(plan, progress)
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)

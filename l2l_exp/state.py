@@ -60,9 +60,13 @@ class TrainingFile(Memory):
     def keep(self, state: Callable[[], State]) -> None:
         """Write the file, unless it was written a moment ago."""
         if time.monotonic() - self._last >= SECONDS_BETWEEN:
-            with replacing(self.path) as partial:
-                torch.save(state(), partial)
-            self._last = time.monotonic()
+            self.keep_now(state)
+
+    def keep_now(self, state: Callable[[], State]) -> None:
+        """Write the file."""
+        with replacing(self.path) as partial:
+            torch.save(state(), partial)
+        self._last = time.monotonic()
 
 
 class ContenderFiles(MutableMapping[str, Contender]):

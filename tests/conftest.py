@@ -29,6 +29,7 @@ from l2l_exp.optimizees.module import ModuleOptimizee
 from l2l_exp.optimizees.objectives import Supervised
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.repeated import Repeated
+from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizees.seeding import draw
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizees.spectrum import Spectrum
@@ -51,6 +52,7 @@ from l2l_exp.optimizers.recurrent import RecurrentRule
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.secant import SecantController
 from l2l_exp.optimizers.star import STAR
+from l2l_exp.optimizers.width import WidthScaled
 
 torch.set_num_threads(1)
 settings.register_profile("l2l_exp", deadline=None, derandomize=True, database=None)
@@ -147,6 +149,9 @@ OPTIMIZEES: dict[str, Callable[[], Optimizee]] = {
     "art_from_content": lambda: tiny_art(start="content", style="brick"),
     "repeated": lambda: Repeated(tiny_mlp(jitter=Jitter()), 3),
     "repeated_lasso": lambda: Repeated(Lasso(3, 5), 2),
+    "scaled": lambda: Scaled(tiny_mlp(jitter=Jitter(), label_noise=0.3), scale=2.0),
+    "scaled_tensors": lambda: Scaled(Lasso(3, 5), "tensor"),
+    "scaled_problem": lambda: Scaled(Quadratic(3, "gaussian", init_std=1.0), "problem"),
 }
 
 
@@ -250,6 +255,8 @@ LEARNED |= {
     ),
     "star": lambda: STAR(**SMOOTH),
     "hierarchical": lambda: Hierarchical(2, 3, 2, 3, output_scale=0.05, readout_std=0.5),
+    "width_scaled": lambda: WidthScaled(CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5), 0.5),
+    "width_scaled_gac": lambda: WidthScaled(GAC(3, 1, 1, readout_std=0.5), 0.5),
 }
 
 SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {
@@ -297,6 +304,12 @@ def baseline(request) -> Baseline:
 def mlp() -> ImageMLP:
     """One of the tiny MLPs, with jitter, in float64."""
     return tiny_mlp(jitter=Jitter()).double()
+
+
+@pytest.fixture
+def digits_() -> Images:
+    """The first 300 digits."""
+    return some_digits()
 
 
 @pytest.fixture(name="photographs_")

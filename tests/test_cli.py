@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from l2l_exp import checkpoint, cli
+from l2l_exp.tracking.journal import Journal
 
 pytest_plugins = ["edge_fixtures"]
 
@@ -419,6 +420,42 @@ def test_components_of_a_users_own_need_a_class_and_a_yaml(only_run, workplace):
         sys.modules.pop(name, None)
 
 
+# ------------------------------------------------------------------ options of training
+
+
+def logged(folder: Path) -> dict[str, list[float]]:
+    """Every metric of a run, in order."""
+    found: dict[str, list[float]] = {}
+    for entry in Journal(folder / "metrics.jsonl").entries():
+        for name, value in entry.values.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_all_options_of_training_at_once(only_run):
+    short = [override for override in SHORT if not override.startswith("optimizer.")]
+    folder = only_run(
+        "train", *short, "evaluation=none", "tracking=none", "training.episodes=8",
+        "training/scaling=random", "training/meta_optimizer=adamw", "training/imitation=adam",
+        "training.imitation.probability=0.5", "training.imitation.weight=0.5",
+        "training/horizons=log_uniform", "training.horizons.high=8",
+        "+optimizee@training.optimizees.wide=mlp", "training.optimizees.wide.hidden_units=2",
+        "optimizer=width_scaled", "optimizer.rule.hidden_units=2",
+    )  # fmt: skip
+    values = logged(folder)
+    assert set(values["horizon"]) <= {2, 4, 6, 8} and len(set(values["horizon"])) > 1
+    assert 0 < len(values["imitation_loss"]) < 8 == len(values["meta_loss"])
+
+
+def test_training_that_has_no_time_is_one_episode_and_its_validation(only_run):
+    folder = only_run(
+        "train", *SHORT, "evaluation=none", "tracking=none", "training.episodes=1000000",
+        "training.max_seconds=1e-9",
+    )  # fmt: skip
+    values = logged(folder)
+    assert len(values["meta_loss"]) == len(values["validation_final"]) == 1
+
+
 # ------------------------------------------------------------------ what a user gets wrong
 
 
@@ -521,6 +558,67 @@ BAD_INPUTS = {
     "unknown window of the weights": (
         "train", ["training/weights=final", "training.weights.within=day"], ["day", "window"],
     ),
+    "a stage that the truncation does not divide": (
+        "train",
+        ["training/horizons=stages", "training.horizons.stages=[{{horizon:5,episodes:1}}]"],
+        ["truncation=2", "5"],
+    ),
+    "a stage without episodes": (
+        "train", ["training/horizons=stages", "training.horizons.stages=[{{horizon:4}}]"],
+        ["training.horizons", "episodes"],
+    ),
+    "a range of horizons that is empty": (
+        "train", ["training/horizons=log_uniform", "training.horizons.low=8"],
+        ["training.horizons", "low=8", "high=4"],
+    ),
+    "horizons that shrink": (
+        "train", ["training/horizons=growing", "training.horizons.horizons=[8,4]"],
+        ["training.horizons", "[8, 4]"],
+    ),
+    "patience before horizons grow": (
+        "train", ["training/horizons=growing", "training.patience=3"],
+        ["training.patience=3", "training.horizons.patience=3"],
+    ),
+    "zero validation horizon": (
+        "train", ["training.validation_horizon=0"], ["training.validation_horizon=0"],
+    ),
+    "a teacher that is still to be tuned": (
+        "train", ["training/imitation=adam", "training.imitation.teacher.lr=tuned"],
+        ["training.imitation", "teacher.lr=tuned"],
+    ),
+    "imitation in more than every episode": (
+        "train", ["training/imitation=adam", "training.imitation.probability=2"],
+        ["training.imitation", "probability=2"],
+    ),
+    "a subset of coordinates that are coupled": (
+        "train", ["optimizer=gac", "training.gradient.subset=3"], ["subset=3", "problem"],
+    ),
+    "imitation on a subset of coordinates that are coupled": (
+        "train", ["optimizer=gac", "training/imitation=adam", "training.imitation.subset=3"],
+        ["subset=3", "problem"],
+    ),
+    "no seconds": ("train", ["training.max_seconds=0"], ["training.max_seconds=0"]),
+    "a weight of an optimizee that is not there": (
+        "train", ["+training.optimizee_weights.wide=1"], ["training.optimizee_weights", "wide"],
+    ),
+    "an optimizee that is none": (
+        "train", ["+training.optimizees.wide=3"], ["training.optimizees.wide"],
+    ),
+    "a width of nothing": (
+        "train", ["optimizer=width_scaled", "optimizer.base=0"], ["base=0"],
+    ),
+    "scaling of unknown units": (
+        "train", ["training/scaling=random", "training.scaling.per=layer"],
+        ["training.scaling", "layer", "coordinate"],
+    ),
+    "scaling by nothing": (
+        "train", ["training/scaling=random", "training.scaling.scale=0"],
+        ["training.scaling", "scale=0"],
+    ),
+    "misspelt scaling key": (
+        "train", ["training/scaling=random", "+training.scaling.pre=tensor"],
+        ["training.scaling", "pre"],
+    ),
     "a baseline to train": ("train", ["optimizer=adam"], ["adam", "l2l-evaluate"]),
     "unknown class": ("train", ["optimizer._target_=nowhere.Rule"], ["nowhere"]),
     "class of another kind": (
@@ -542,7 +640,7 @@ def arguments_of(name: str) -> tuple[str, list[str], list[str]]:
     """Command, arguments and expected words of a bad input."""
     which, overrides, words = BAD_INPUTS[name]
     base = list(SHORT if which == "train" else TINY)
-    if any(override == "optimizer=adam" for override in overrides) and which == "train":
+    if any(override.startswith("optimizer=") for override in overrides) and which == "train":
         base = [override for override in base if not override.startswith("optimizer.")]
     if "~optimizee.dimension" in overrides:
         base = [override for override in base if not override.startswith("optimizee")]

@@ -25,14 +25,17 @@ from l2l_exp.config import (
     TrainingConfig,
     build,
     build_optimizee,
+    build_options,
     build_rule,
     flatten,
     plain,
     register,
     shipped,
 )
-from l2l_exp.meta.train import Plan
+from l2l_exp.meta.objective import MetaLoss
+from l2l_exp.meta.train import Options, Plan, check
 from l2l_exp.optimizees.base import Optimizee
+from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
@@ -108,8 +111,10 @@ def build_run(cfg: DictConfig, source: str) -> None:
     if "source" in cfg.optimizer:
         cfg.optimizer.source = source
     offline(cfg)
-    assert isinstance(build_optimizee(cfg), Optimizee)
-    assert isinstance(build_rule(cfg, cfg.optimizer), LearnedOptimizer)
+    optimizee = build_optimizee(cfg)
+    assert isinstance(optimizee, Optimizee)
+    rule = build_rule(cfg, cfg.optimizer)
+    assert isinstance(rule, LearnedOptimizer)
     for node in cfg.evaluation.baselines.values():
         assert isinstance(build_rule(cfg, node), Baseline)
     for node in cfg.evaluation.references.values():
@@ -118,9 +123,12 @@ def build_run(cfg: DictConfig, source: str) -> None:
     if "training" in cfg:
         keys = {field.name for field in dataclasses.fields(Plan)} - {"seed"}
         plan = Plan(seed=cfg.seed, **{key: cfg.training[key] for key in keys})
-        build(cfg.training.weights).check(plan.truncation, plan.horizon)
-        built = build_all(cfg.training)
-        assert len(built) == len(OPEN_TRAINING_NODES)
+        for node in set(OPEN_TRAINING_NODES) - MAY_BE_NULL:
+            assert len(build_all(cfg.training[node])) == 1
+        options = build_options(cfg, optimizee)
+        assert isinstance(options, Options)
+        meta_loss = MetaLoss(build(cfg.training.weights), build(cfg.training.form))
+        check(rule, build(cfg.training.gradient), meta_loss, plan, options)
         meta_optimizer = build(cfg.training.meta_optimizer)
         assert isinstance(
             meta_optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer
@@ -153,8 +161,10 @@ OWNERS = {
     "optimizee/features": "optimizee=neural_art",
 }
 """An option that has the group, or that the one option makes sense in."""
+MAY_BE_NULL = {"scaling", "imitation", "optimizees", "optimizee_weights"}
 OPEN_TRAINING_NODES = {
-    "gradient", "weights", "form", "schedule", "meta_optimizer", "diagnostics",
+    "gradient", "weights", "form", "schedule", "meta_optimizer", "horizons",
+    "diagnostics", *MAY_BE_NULL,
 }  # fmt: skip
 
 
@@ -303,6 +313,48 @@ def test_what_a_safeguard_refuses_is_told_in_one_line(overrides, message, compos
     with pytest.raises(ConfigError, match=message) as caught:
         build_rule(cfg, cfg.optimizer)
     assert "\n" not in str(caught.value)
+
+
+MIXED = ["+optimizee@training.optimizees.wide=mlp", "training.optimizees.wide.hidden_units=40"]
+
+
+def test_optimizees_of_any_kind_are_mixed_and_scaled(composed):
+    cfg = composed(
+        "train", "optimizee=quadratic", *MIXED, "training.optimizee_weights.main=0.5",
+        "training/scaling=random",
+    )  # fmt: skip
+    main = build_optimizee(cfg)
+    mixture = build_options(cfg, main).mixture
+    assert set(mixture.optimizees) == {"main", "wide"} and mixture.weights == {"main": 0.5}
+    assert all(isinstance(one, Scaled) for one in mixture.optimizees.values())
+    assert mixture.optimizees["main"].inner is main and not isinstance(main, Scaled)
+    assert mixture.optimizees["wide"].spec.size == 64 * 40 + 40 + 40 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*MIXED, "+training.optimizee_weights.wde=1"], "training.optimizee_weights: .*wde"),
+        ([*MIXED, "+training.optimizee_weights.wide=-1"], "wide.*-1.0 must be"),
+        (["+optimizee@training.optimizees.main=quadratic"], "training.optimizees.main is the"),
+        (["+training.optimizees.wide=4"], "training.optimizees.wide is no optimizee"),
+        ([*MIXED, "training.optimizees.wide.hidden_units=0"], "optimizees.wide: hidden_units=0"),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_refused_in_one_line(overrides, message, composed):
+    cfg = composed("train", "optimizee=quadratic", *overrides)
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_options(cfg, build_optimizee(cfg))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_is_any_rule_at_a_rate(composed):
+    cfg = composed(
+        "train", "training/imitation=adam", "optimizer@training.imitation.teacher=nag",
+        "training.imitation.teacher.lr=0.03",
+    )  # fmt: skip
+    imitation = build_options(cfg, build_optimizee(cfg)).imitation
+    assert imitation.teacher.rates == (0.03,) and imitation.teacher.settings["nesterov"]
 
 
 # ------------------------------------------------------------------ keys that scripts rely on

@@ -19,7 +19,13 @@ from l2l_exp.config import register, shipped
 ROOT = Path(__file__).parent.parent
 README = "\n".join(
     (ROOT / name).read_text()
-    for name in ("README.md", "docs/optimizees.md", "docs/rules.md", "docs/estimators.md")
+    for name in (
+        "README.md",
+        "docs/optimizees.md",
+        "docs/rules.md",
+        "docs/estimators.md",
+        "docs/training.md",
+    )
 )
 COMMANDS = ("l2l-train", "l2l-evaluate")
 KNOWN = (*COMMANDS, "make", "git", "cd", "mlflow", "pip", "uv", "python", "python3", "source",

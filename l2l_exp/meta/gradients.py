@@ -53,6 +53,9 @@ class MetaGradient(ABC):
         """
         return episode.start(rule).detach()
 
+    def check(self, rule: LearnedOptimizer) -> None:  # noqa: B027
+        """Raise ValueError where a rule is none for this estimator."""
+
     @abstractmethod
     def __call__(
         self,
@@ -123,11 +126,11 @@ class Replay(MetaGradient):
         Raises:
             ValueError: also for a subset where the rule couples coordinates.
         """
-        units, weight = self._units(rule, episode, carry.theta.shape[0], rng)
-        seen, losses, last = [self._keep(carry.seen, units)], [], carry
+        units, weight = self.units(rule, episode, carry.theta.shape[0], rng)
+        seen, losses, last = [self.keep(carry.seen, units)], [], carry
         with torch.no_grad():
             for last in unroll(episode, rule, carry, steps, reuse_state=True):
-                seen.append(self._keep(last.seen, units))
+                seen.append(self.keep(last.seen, units))
                 losses.append(last.loss)
         leaf = torch.stack(losses).requires_grad_()
         meta_loss = objective(leaf)
@@ -136,30 +139,57 @@ class Replay(MetaGradient):
         if self.subset is not None:
             slope, state = slope[:, units // size], rule.take(state, units)
         credit = _credit(slope, [observation.grad for observation in seen[1:]])
-        chunk = self.chunk if rule.coupling == "none" else max(1, self.chunk // size)
-        grads = [torch.zeros_like(parameter) for parameter in rule.parameters()]
-        for index in torch.arange(len(units), device=units.device).split(chunk):
-            part = replay(rule, seen[:-1], state, credit, index, weight[index])
-            grads = [total + grad for total, grad in zip(grads, part, strict=True)]
+        grads = self.gradients(rule, seen[:-1], state, credit, weight)
         return Estimate(grads, meta_loss.item(), leaf.detach(), last)
 
-    def _units(
-        self, rule: LearnedOptimizer, episode: Episode, problems: int, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Independent units, as `Observation.take` counts, and their weights: (n,) each."""
-        spec, anchor = episode.optimizee.spec, episode.optimizee.anchor
-        if self.subset is None:
-            count = problems * spec.size if rule.coupling == "none" else problems
-            return torch.arange(count, device=anchor.device), anchor.new_ones(count)
-        if rule.coupling != "none":
+    def check(self, rule: LearnedOptimizer) -> None:
+        """Refuse a subset where the rule couples coordinates."""
+        if self.subset is not None and rule.coupling != "none":
             raise ValueError(
                 f"subset={self.subset} needs a rule of coupling 'none', this one couples the "
                 f"coordinates of a {rule.coupling}: use subset=null"
             )
+
+    def gradients(
+        self,
+        rule: LearnedOptimizer,
+        seen: list[Observation],
+        state: State,
+        credit: Tensor,
+        weight: Tensor,
+    ) -> list[Tensor]:
+        """`replay` of all units, in chunks.
+
+        Args:
+            rule, seen, state, credit: as for `replay`; of the units alone where they are a subset.
+            weight: (n,) factor of each unit.
+        """
+        chunk = self.chunk
+        if rule.coupling != "none":
+            chunk = max(1, self.chunk // seen[0].spec.size)
+        grads = [torch.zeros_like(parameter) for parameter in rule.parameters()]
+        for index in torch.arange(len(weight), device=weight.device).split(chunk):
+            part = replay(rule, seen, state, credit, index, weight[index])
+            grads = [total + grad for total, grad in zip(grads, part, strict=True)]
+        return grads
+
+    def units(
+        self, rule: LearnedOptimizer, episode: Episode, problems: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Independent units, as `Observation.take` counts, and their weights: (n,) each.
+
+        Raises:
+            ValueError: for a subset where the rule couples coordinates.
+        """
+        self.check(rule)
+        spec, anchor = episode.optimizee.spec, episode.optimizee.anchor
+        if self.subset is None:
+            count = problems * spec.size if rule.coupling == "none" else problems
+            return torch.arange(count, device=anchor.device), anchor.new_ones(count)
         index, weight = stratified_subset(spec, problems, self.subset, rng)
         return index.to(anchor.device), weight.to(anchor)
 
-    def _keep(self, seen: Observation, units: Tensor) -> Observation:
+    def keep(self, seen: Observation, units: Tensor) -> Observation:
         """What is kept of an observation: all, or the subset, each unit a problem of its own."""
         return seen if self.subset is None else seen.take(units, "none")
 

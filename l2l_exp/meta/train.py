@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,6 +14,9 @@ from torch import Tensor
 from l2l_exp.errors import UserError
 from l2l_exp.meta.diagnostics import Diagnostics
 from l2l_exp.meta.gradients import Estimate, MetaGradient
+from l2l_exp.meta.horizons import Fixed, Horizons
+from l2l_exp.meta.imitation import Imitation
+from l2l_exp.meta.mixture import Mixture
 from l2l_exp.meta.objective import MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Schedule
 from l2l_exp.optimizees.base import Optimizee, Problem
@@ -40,7 +43,7 @@ class Plan:
     """How long and on what to meta-train.
 
     Attributes:
-        horizon: T >= 1, inner steps per episode (paper: 100).
+        horizon: T >= 1, inner steps per episode (paper: 100), unless `Options` have a curriculum.
         truncation: inner steps between meta-steps; divides `horizon` (paper: 20).
         episodes: >= 1, fresh problems are drawn for each.
         problems: B >= 1, problems per episode.
@@ -48,10 +51,13 @@ class Plan:
         validation_every: >= 1, episodes between validations.
         validation_problems: >= 1; always the same ones.
         validation_seed: of the validation problems, the same for every meta-seed.
+        validation_horizon: None for the longest of the training episodes, or inner steps >= 1.
         validation_criterion: what is lowest where meta-parameters are kept: the mean over problems
             of "final" (paper), the loss of theta_T on the training part, or of "average", the
             minibatch losses of all steps; or "meta_loss", of the whole horizon.
         patience: None, or validations without improvement after which training stops, >= 1.
+        max_seconds: None, or seconds > 0 of training and validation: the episode that passes them
+            is the last, and is validated.
         clip: > 0, largest norm of the meta-gradient.
         max_skipped: >= 1, non-finite meta-gradients in a row after which training gives up.
     """
@@ -64,8 +70,10 @@ class Plan:
     validation_every: int = 20
     validation_problems: int = 64
     validation_seed: int = 0
+    validation_horizon: int | None = None
     validation_criterion: str = "final"
     patience: int | None = None
+    max_seconds: float | None = None
     clip: float = 1.0
     max_skipped: int = 10
 
@@ -91,10 +99,36 @@ class Plan:
                 f"training.validation_criterion={self.validation_criterion} must be one of "
                 f"{', '.join(VALIDATION_CRITERIA)}"
             )
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"training.patience={self.patience} must be >= 1, or null")
+        for name in ("patience", "validation_horizon"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"training.{name}={value} must be >= 1, or null")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"training.max_seconds={self.max_seconds} must be > 0, or null")
         if not self.clip > 0:
             raise ValueError(f"training.clip={self.clip} must be > 0")
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether so many seconds are as many as training may take."""
+        return self.max_seconds is not None and seconds >= self.max_seconds
+
+
+@dataclass(frozen=True)
+class Options:
+    """What training does that no plan of numbers can say.
+
+    Attributes:
+        mixture: what training problems are drawn from; None for the optimizee itself. Validation
+            problems are always the optimizee's.
+        horizons: of the training episodes; None for `plan.horizon`.
+        imitation: of a teacher in some of the episodes, or None.
+        diagnostics: of the estimator; off by default.
+    """
+
+    mixture: Mixture | None = None
+    horizons: Horizons | None = None
+    imitation: Imitation | None = None
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
 
 @dataclass
@@ -111,7 +145,8 @@ class Progress:
     best_validation: float = math.inf
     best_episode: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # the rule's state dict at best_episode
-    validations_since_best: int = 0
+    validations_since_best: int = 0  # or since the stage began
+    stage: int = 0  # of horizons that grow with validation
     stopped_early: bool = False
 
 
@@ -125,9 +160,14 @@ class Memory:
     def keep(self, state: Callable[[], State]) -> None:
         """Keep the state of this moment, after an episode; calling `state` copies nothing."""
 
+    def keep_now(self, state: Callable[[], State]) -> None:
+        """The same for a moment that would not come again: it is what the clock decided."""
+        self.keep(state)
+
 
 FORGETFUL = Memory()
 PAPERS = MetaLoss(Uniform(), Plain())
+PLAIN = Options()
 
 
 @dataclass(frozen=True)
@@ -174,58 +214,85 @@ def train(
     meta_optimizer: MetaOptimizer,
     schedule: Schedule,
     plan: Plan,
+    options: Options = PLAIN,
     report: Report = lambda progress, metrics: None,
     memory: Memory = FORGETFUL,
-    diagnostics: Diagnostics | None = None,
 ) -> Progress:
     """Meta-train `rule` in place; it ends with the meta-parameters of the best validation.
 
     Args:
-        optimizee: distribution of the training problems.
+        optimizee: distribution of the validation problems, and of the training problems unless
+            `options` has others.
         rule: its parameters are trained.
         gradient: estimator of the meta-gradient.
         meta_loss: what is lowered.
         meta_optimizer: makes a torch optimizer of the meta-parameters.
         schedule: factor on the meta-optimizer's learning rate.
         plan: how long, on how many problems.
+        options: what else training does.
         report: is told after every episode.
         memory: is asked first where to go on, and told after every report. Draws are functions of
             the seed and the episode, so that the rule, the meta-optimizer and the progress are all
             there is to keep: training goes on bit for bit as if it had not been stopped.
-        diagnostics: measures the estimator in some episodes; training does not depend on it.
 
     Raises:
         MetaTrainingError: after `plan.max_skipped` non-finite meta-gradients in a row, or if what
             the memory recalls does not fit the rule.
-        ValueError: if the meta-loss's weights do not fit the plan.
+        ValueError: as `check`.
     """
-    meta_loss.weights.check(plan.truncation, plan.horizon)
+    check(rule, gradient, meta_loss, plan, options)
     training = _Training(
-        optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer,
-        diagnostics or Diagnostics(),
-    )  # fmt: skip
+        optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer, options
+    )
     progress = training.progress
     kept = memory.recall()
     if kept is not None:
         training.load_state(kept)
     validate = Validator(
-        optimizee, plan.validation_problems, plan.validation_seed, plan.horizon,
+        optimizee, plan.validation_problems, plan.validation_seed, training.validation_horizon,
         plan.validation_criterion, meta_loss,
     )  # fmt: skip
     clock = time.perf_counter()
     while progress.episode < plan.episodes and not progress.stopped_early:
         metrics = training.episode()
         progress.episode += 1
-        if progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes:
-            _select(rule, validate(rule), plan, progress)
+        late = plan.is_over(progress.seconds + time.perf_counter() - clock)
+        due = progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes
+        if due or late:
+            _select(rule, validate(rule), progress)
+            training.go_on_or_stop()
+            progress.stopped_early |= late
             metrics[f"validation_{plan.validation_criterion}"] = progress.validation
             metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
         progress.seconds += time.perf_counter() - clock
         report(progress, metrics)
-        memory.keep(training.state)
+        (memory.keep_now if late else memory.keep)(training.state)
         clock = time.perf_counter()
     rule.load_state_dict(progress.best)
     return progress
+
+
+def check(
+    rule: LearnedOptimizer,
+    gradient: MetaGradient,
+    meta_loss: MetaLoss,
+    plan: Plan,
+    options: Options,
+) -> None:
+    """Raise ValueError where these, which are `train`'s, do not fit together."""
+    gradient.check(rule)
+    if options.imitation is not None:
+        options.imitation.replay.check(rule)
+    horizons = options.horizons or Fixed(plan.horizon)
+    horizons.check(plan.truncation)
+    for horizon in horizons.all:
+        meta_loss.weights.check(plan.truncation, horizon)
+    growth = horizons.patience
+    if plan.patience is not None and growth is not None and plan.patience <= growth:
+        raise ValueError(
+            f"training.patience={plan.patience} ends training before the horizon grows: it must "
+            f"be > training.horizons.patience={growth}, or null"
+        )
 
 
 class _Training:
@@ -240,10 +307,13 @@ class _Training:
         schedule: Schedule,
         plan: Plan,
         meta_optimizer: MetaOptimizer,
-        diagnostics: Diagnostics,
+        options: Options,
     ) -> None:
-        self.optimizee, self.rule, self.gradient = optimizee, rule, gradient
-        self.diagnostics = diagnostics
+        self.mixture = options.mixture or Mixture({"main": optimizee})
+        self.horizons = options.horizons or Fixed(plan.horizon)
+        self.validation_horizon = plan.validation_horizon or max(self.horizons.all)
+        self.options, self.seed = options, Seed("train", plan.seed)
+        self.rule, self.gradient = rule, gradient
         self.meta_loss, self.schedule, self.plan = meta_loss, schedule, plan
         self.meta_optimizer = meta_optimizer(list(rule.parameters()))
         self.base_rates = [group["lr"] for group in self.meta_optimizer.param_groups]
@@ -255,7 +325,7 @@ class _Training:
             "rule": self.rule.state_dict(),
             "meta_optimizer": self.meta_optimizer.state_dict(),
             "progress": dict(vars(self.progress)),
-            "criterion": self.plan.validation_criterion,
+            "criterion": self._criterion(),
         }
 
     def load_state(self, state: State) -> None:
@@ -265,12 +335,18 @@ class _Training:
             self._load_meta_optimizer(state["meta_optimizer"])
             for name, value in state["progress"].items():
                 setattr(self.progress, name, value)
-            if state["criterion"] != self.plan.validation_criterion:  # scores cannot be compared
+            if state["criterion"] != self._criterion():  # scores cannot be compared
                 self.progress.best_validation = math.inf
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise MetaTrainingError(f"what was kept does not fit this rule: {reason}") from error
-        self.progress.stopped_early = _out_of_patience(self.plan, self.progress)
+        progress = self.progress
+        late = progress.stopped_early and self.plan.is_over(progress.seconds)
+        progress.stopped_early = late or self._out_of_patience()
+
+    def _criterion(self) -> str:
+        """What the validation scores of this training mean."""
+        return f"{self.plan.validation_criterion} after {self.validation_horizon} steps"
 
     def _load_meta_optimizer(self, state: State) -> None:
         """Load moments and counts; settings are the config's, which may have been changed."""
@@ -280,53 +356,124 @@ class _Training:
         for group, mine in zip(self.meta_optimizer.param_groups, settings, strict=True):
             group.update(mine)
 
+    def go_on_or_stop(self) -> None:
+        """After a validation: go on to longer horizons, or stop, where nothing got better."""
+        progress, patience = self.progress, self.horizons.patience
+        stalled = patience is not None and progress.validations_since_best >= patience
+        if stalled and progress.stage < len(self.horizons.all) - 1:
+            progress.stage += 1
+            progress.validations_since_best = 0
+        progress.stopped_early = self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        """Whether so many validations brought nothing better that training stops."""
+        patience = self.plan.patience
+        return patience is not None and self.progress.validations_since_best >= patience
+
     def episode(self) -> dict[str, float]:
         """One episode on fresh problems: a meta-step per window. Returns its metrics."""
         plan, progress = self.plan, self.progress
-        seed = Seed("train", plan.seed)
-        first_index = progress.episode * plan.problems
-        problem = self.optimizee.sample(range(first_index, first_index + plan.problems), seed)
-        episode = Episode(self.optimizee, problem, plan.horizon, self.gradient.attached)
-        rng = generator(seed, "meta_gradient_start", progress.episode)
-        carry = self.gradient.start(episode, self.rule, rng)
-        objective = partial(self.meta_loss, first=carry.loss, horizon=plan.horizon)
-        measured: dict[str, float] = {}
-        if self.diagnostics.due(progress.episode):
-            rngs = partial(generator, seed, f"diagnostics_{progress.episode}")
-            measured = self.diagnostics(
-                self.gradient, episode, self.rule, plan.truncation, objective, rngs
-            )
-        meta_losses, norms = [], []
-        for start in range(0, plan.horizon, plan.truncation):
-            rng = generator(seed, "meta_gradient", progress.episode, start)
-            estimate = self.gradient(
-                episode, self.rule, carry, plan.truncation, partial(objective, start=start), rng
-            )
-            progress.inner_steps += plan.truncation * plan.problems * self.gradient.particles
-            self._set_rates((progress.episode + start / plan.horizon) / plan.episodes)
-            norm = _meta_step(self.rule, self.meta_optimizer, estimate, plan.clip)
+        episode = self._draw()
+        measured = self._measured(episode)
+        sources = self._sources(episode)
+        losses: dict[str, list[float]] = {name: [] for name in sources}
+        norms: list[float] = []
+        for start in range(0, episode.horizon, plan.truncation):
+            estimates = {name: next(windows) for name, (_, windows) in sources.items()}
+            progress.inner_steps += plan.truncation * plan.problems * self._rows(sources)
+            self._set_rates((progress.episode + start / episode.horizon) / plan.episodes)
+            mixed = _mixed([(sources[name][0], one) for name, one in estimates.items()])
+            norm = _meta_step(self.rule, self.meta_optimizer, mixed, plan.clip)
             if not math.isfinite(norm):
                 _count_skipped(plan, progress)
                 break  # this episode's theta or state is beyond repair: go on with fresh problems
             progress.meta_steps += 1
             progress.skipped_in_a_row = 0
-            meta_losses.append(estimate.meta_loss)
+            for name, one in estimates.items():
+                losses[name].append(one.meta_loss)
             norms.append(norm)
-            carry = estimate.carry
-        count = max(1, len(norms))
-        return {
-            "meta_loss": sum(meta_losses) / count if norms else math.nan,
-            "meta_gradient_norm": sum(norms) / count if norms else math.nan,
+        return {name: _mean(values) for name, values in losses.items()} | {
+            "meta_gradient_norm": _mean(norms),
             "meta_lr": self.meta_optimizer.param_groups[0]["lr"],
             "skipped_meta_steps": float(progress.skipped),
+            "horizon": float(episode.horizon),
             **measured,
         }
+
+    def _draw(self) -> Episode:
+        """The next episode: its optimizee, its horizon, its problems."""
+        plan, progress, seed = self.plan, self.progress, self.seed
+        first_index = progress.episode * plan.problems
+        optimizee = self.mixture.draw(progress.episode, seed)
+        problem = optimizee.sample(range(first_index, first_index + plan.problems), seed)
+        horizon = self.horizons(progress.episode, progress.stage, plan.truncation, seed)
+        return Episode(optimizee, problem, horizon, self.gradient.attached)
+
+    def _sources(self, episode: Episode) -> dict[str, tuple[float, Iterator[Estimate]]]:
+        """What an episode is learned from: the name of a loss -> its weight, its windows."""
+        number, imitation = self.progress.episode, self.options.imitation
+        share = 0.0 if imitation is None else imitation.weight_of(number, self.seed)
+        sources = {}
+        if share < 1:
+            sources["meta_loss"] = (1 - share, self._windows(episode))
+        if imitation is not None and share > 0:
+            rng = partial(generator, self.seed, "imitation_gradient", number)
+            windows = imitation.windows(episode, self.rule, self.plan.truncation, rng)
+            sources["imitation_loss"] = (share, windows)
+        return sources
+
+    def _rows(self, sources: Mapping[str, object]) -> int:
+        """Trajectories per problem of an episode."""
+        return sum(self.gradient.particles if name == "meta_loss" else 1 for name in sources)
+
+    def _measured(self, episode: Episode) -> dict[str, float]:
+        """What the diagnostics say of the estimator, in the episodes that they are due in."""
+        number = self.progress.episode
+        if not self.options.diagnostics.due(number):
+            return {}
+        first = episode.start(self.rule).loss.detach()
+        return self.options.diagnostics(
+            self.gradient, episode, self.rule, self.plan.truncation,
+            partial(self.meta_loss, first=first, horizon=episode.horizon),
+            partial(generator, self.seed, f"diagnostics_{number}"),
+        )  # fmt: skip
+
+    def _windows(self, episode: Episode) -> Iterator[Estimate]:
+        """The windows of the rule's own trajectory, each when it is asked for."""
+        truncation, number = self.plan.truncation, self.progress.episode
+        rng = generator(self.seed, "meta_gradient_start", number)
+        carry = self.gradient.start(episode, self.rule, rng)
+        objective = partial(self.meta_loss, first=carry.loss, horizon=episode.horizon)
+        for start in range(0, episode.horizon, truncation):
+            rng = generator(self.seed, "meta_gradient", number, start)
+            estimate = self.gradient(
+                episode, self.rule, carry, truncation, partial(objective, start=start), rng
+            )
+            yield estimate
+            carry = estimate.carry
 
     def _set_rates(self, progress: float) -> None:
         """Apply the schedule at a progress in [0, 1]."""
         factor = self.schedule(progress)
         for group, rate in zip(self.meta_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = factor * rate
+
+
+def _mixed(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
+    """The weighted sum of losses and gradients; the carry is the first one's."""
+    (weight, mixed), *others = parts
+    if not others:
+        return mixed
+    loss, grads = weight * mixed.meta_loss, [weight * grad for grad in mixed.grads]
+    for weight, one in others:
+        loss += weight * one.meta_loss
+        grads = [total + weight * grad for total, grad in zip(grads, one.grads, strict=True)]
+    return mixed._replace(grads=grads, meta_loss=loss)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; NaN where there is none."""
+    return sum(values) / len(values) if values else math.nan
 
 
 def _meta_step(
@@ -356,8 +503,8 @@ def _count_skipped(plan: Plan, progress: Progress) -> None:
         )
 
 
-def _select(rule: LearnedOptimizer, validation: float, plan: Plan, progress: Progress) -> None:
-    """Keep the meta-parameters if this validation is the best so far; stop when out of patience."""
+def _select(rule: LearnedOptimizer, validation: float, progress: Progress) -> None:
+    """Keep the meta-parameters if this validation is the best so far."""
     progress.validation = validation
     if validation < progress.best_validation or not progress.best:
         progress.best_validation = validation
@@ -366,12 +513,6 @@ def _select(rule: LearnedOptimizer, validation: float, plan: Plan, progress: Pro
         progress.validations_since_best = 0
         return
     progress.validations_since_best += 1
-    progress.stopped_early = _out_of_patience(plan, progress)
-
-
-def _out_of_patience(plan: Plan, progress: Progress) -> bool:
-    """Whether so many validations brought nothing better that training stops."""
-    return plan.patience is not None and progress.validations_since_best >= plan.patience
 
 
 @torch.no_grad()

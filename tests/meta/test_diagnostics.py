@@ -19,7 +19,7 @@ from l2l_exp.meta.gradients import Backprop, Replay
 from l2l_exp.meta.merged import InverseVariance
 from l2l_exp.meta.objective import Final, MetaLoss, Plain, Relative, Uniform
 from l2l_exp.meta.schedule import Constant
-from l2l_exp.meta.train import Plan, train
+from l2l_exp.meta.train import Options, Plan, train
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.seeding import Seed, generator
 from l2l_exp.optimizers.encoding import Identity
@@ -67,8 +67,8 @@ def trained(gradient, diagnostics):
     train(
         quadratics(), rule, gradient, MetaLoss(Uniform(), Relative()),
         functools.partial(torch.optim.Adam, lr=1e-2), Constant(), PLAN,
+        Options(diagnostics=diagnostics or Diagnostics()),
         lambda progress, metrics: reports.append((copy.deepcopy(progress), dict(metrics))),
-        diagnostics=diagnostics,
     )  # fmt: skip
     return rule.state_dict(), reports
 

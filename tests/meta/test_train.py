@@ -3,26 +3,35 @@
 import copy
 import dataclasses
 import functools
+import itertools
 import math
+import types
 
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
 from l2l_exp.meta.evolution import ES, PES, SingleNoise
+from l2l_exp.meta import train as train_module
 from l2l_exp.meta.gradients import Backprop, Replay
+from l2l_exp.meta.horizons import Fixed, Growing, LogUniform, Stages
+from l2l_exp.meta.imitation import Imitation
+from l2l_exp.meta.mixture import Mixture
 from l2l_exp.meta.objective import Final, Form, Log, MetaLoss, Plain, Uniform
 from l2l_exp.meta.schedule import Constant, Cosine
 from l2l_exp.meta.train import (
     Memory,
     MetaTrainingError,
+    Options,
     Plan,
     Validator,
     train,
     zero_gradient_update,
 )
 from l2l_exp.optimizees.quadratic import Quadratic
+from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.unroll import Episode, unroll
 
@@ -91,10 +100,12 @@ class Poisoned(Quadratic):
     [
         ({name: 0}, f"training.{name}=0 must be >= 1")
         for name in ("horizon", "truncation", "episodes", "problems", "validation_every",
-                     "validation_problems", "max_skipped", "patience")
+                     "validation_problems", "max_skipped", "patience", "validation_horizon")
     ]
     + [
         ({"truncation": 4}, "training.truncation=4 must divide training.horizon=6"),
+        ({"max_seconds": 0.0}, "training.max_seconds=0.0 must be > 0, or null"),
+        ({"max_seconds": math.nan}, "training.max_seconds=nan must be > 0, or null"),
         ({"clip": 0.0}, "training.clip=0.0 must be > 0"),
         ({"clip": math.nan}, "training.clip=nan must be > 0"),
     ],
@@ -195,8 +206,8 @@ def test_the_schedule_scales_the_meta_learning_rate_over_all_meta_steps():
     assert rates == pytest.approx([0.3 * schedule(k / 8) for k in (1, 3, 5, 7)])
 
 
-def test_every_episode_draws_fresh_problems():
-    optimizee = Quadratic(2, "gaussian", init_std=1.0).double()
+def spied(optimizee):
+    """The same optimizee, and a list that will hold (split, problems) of every draw."""
     sample, seen = optimizee.sample, []
 
     def spy(problems, seed):
@@ -204,11 +215,30 @@ def test_every_episode_draws_fresh_problems():
         return sample(problems, seed)
 
     optimizee.sample = spy
+    return optimizee, seen
+
+
+def test_every_episode_draws_fresh_problems():
+    optimizee, seen = spied(Quadratic(2, "gaussian", init_std=1.0).double())
     meta_train(small_rule(), optimizee=optimizee)
     trained = [index for split, problems in seen if split == "train" for index in problems]
     assert trained == list(range(12))
     validated = {problems for split, problems in seen if split == "validation"}
     assert validated == {(0, 1, 2, 3)} and {split for split, _ in seen} == {"train", "validation"}
+
+
+def test_training_problems_come_from_the_mixture_and_validation_problems_do_not():
+    (main, at_main), (small, at_small), (large, at_large) = (
+        spied(Quadratic(n, "gaussian", init_std=1.0).double()) for n in (2, 1, 4)
+    )
+    options = Options(Mixture({"small": Scaled(small), "large": large}))
+    plan = dataclasses.replace(PLAN, episodes=12)
+    meta_train(small_rule(), plan, main, options=options)
+    assert {split for split, _ in at_main} == {"validation"}
+    assert {split for split, _ in at_small + at_large} == {"train"}
+    assert at_small and at_large
+    trained = sorted(index for _, problems in at_small + at_large for index in problems)
+    assert trained == list(range(36))
 
 
 # --- selection --------------------------------------------------------------------------------
@@ -363,12 +393,292 @@ def test_training_by_particles_goes_on_as_if_it_had_not_been_stopped(gradient):
     assert same(resumed.state_dict(), whole.state_dict())
 
 
-def test_scores_of_another_criterion_are_not_compared():
+class Stopping(Memory):
+    """Keeps what `memory` keeps, and is interrupted after an episode."""
+
+    def __init__(self, memory, episode):
+        self.memory, self.episode = memory, episode
+
+    def keep(self, state):
+        self.memory.keep(state)
+        if self.memory.state["progress"]["episode"] == self.episode:
+            raise KeyboardInterrupt
+
+
+def untimed(progress):
+    """Everything of a progress but its seconds; tensors as lists."""
+    known = vars(progress) | {"seconds": 0}
+    return known | {"best": {name: x.tolist() for name, x in known["best"].items()}}
+
+
+@pytest.mark.parametrize("change", [{"validation_criterion": "average"}, {"validation_horizon": 9}])
+def test_scores_that_mean_something_else_are_not_compared(change):
     memory = Remembered()
     half = dataclasses.replace(PLAN, episodes=2, validation_every=1)
     kept, _ = meta_train(small_rule(), half, memory=memory)
     memory.state["progress"]["best_validation"] = -1e9  # nothing beats it
-    whole = dataclasses.replace(half, episodes=4, validation_criterion="average")
+    whole = dataclasses.replace(half, episodes=4, **change)
     progress, _ = meta_train(small_rule(), whole, memory=memory)
     assert kept.best_episode <= 2 < progress.best_episode
     assert progress.best_validation > 0
+
+
+# --- horizons ---------------------------------------------------------------------------------
+
+STAGES = Stages([{"horizon": 3, "episodes": 1}, {"horizon": 9, "episodes": 2}])
+CURRICULA = {"stages": STAGES, "log_uniform": LogUniform(3, 12), "growing": Growing([3, 6, 12], 1)}
+
+
+def horizons_of(reports):
+    """The horizon of every episode."""
+    return [int(metrics["horizon"]) for _, metrics, _ in reports]
+
+
+def test_a_fixed_horizon_is_the_plans():
+    plain, fixed = small_rule(), small_rule()
+    meta_train(plain)
+    _, reports = meta_train(fixed, options=Options(horizons=Fixed(6)))
+    assert same(plain.state_dict(), fixed.state_dict())
+    assert horizons_of(reports) == [6] * 4
+
+
+@pytest.mark.parametrize("horizons", CURRICULA.values(), ids=CURRICULA)
+def test_a_curriculum_is_what_is_trained_on(horizons):
+    plan = dataclasses.replace(PLAN, episodes=8, validation_every=1)
+    progress, reports = meta_train(
+        small_rule(), plan, meta_optimizer=sgd(0.0), options=Options(horizons=horizons)
+    )
+    lengths = horizons_of(reports)
+    assert len(set(lengths)) > 1 and set(lengths) <= {3, 6, 9, 12}
+    assert progress.inner_steps == plan.problems * sum(lengths)
+    assert progress.meta_steps == sum(lengths) // plan.truncation
+    if horizons is STAGES:
+        assert lengths == [3] + [9] * 7
+
+
+def test_the_horizon_grows_where_validation_does_not_get_better_and_then_training_stops():
+    # Without meta-learning no validation is better than the first.
+    plan = dataclasses.replace(PLAN, episodes=50, validation_every=2, patience=3)
+    options = Options(horizons=Growing([3, 6, 12], 2))
+    progress, reports = meta_train(small_rule(), plan, meta_optimizer=sgd(0.0), options=options)
+    assert horizons_of(reports) == [3] * 6 + [6] * 4 + [12] * 6
+    assert progress.stopped_early and progress.stage == 2 and progress.best_episode == 2
+
+
+def test_the_horizon_does_not_grow_while_validation_gets_better():
+    rule, scores = small_rule(), iter(range(100, 0, -1))
+    optimizee = Quadratic(2, "gaussian", init_std=1.0).double()
+    optimizee.metrics = lambda theta, problem: {"train_loss": torch.full((4,), float(next(scores)))}
+    plan = dataclasses.replace(PLAN, episodes=12, validation_every=1)
+    _, reports = meta_train(rule, plan, optimizee, options=Options(horizons=Growing([3, 6], 1)))
+    assert horizons_of(reports) == [3] * 12
+
+
+@pytest.mark.parametrize(("validation_horizon", "steps"), [(None, 12), (7, 7)])
+def test_validation_is_as_long_as_the_longest_training_or_as_is_said(validation_horizon, steps):
+    optimizee, rule = Quadratic(2, "gaussian", init_std=1.0).double(), small_rule()
+    plan = dataclasses.replace(PLAN, validation_horizon=validation_horizon)
+    options = Options(horizons=LogUniform(3, 12))
+    progress, _ = meta_train(rule, plan, optimizee, options=options)
+    assert Validator(optimizee, 4, 0, steps)(rule) == progress.best_validation
+
+
+def test_the_schedule_ends_with_the_episodes_whatever_their_length():
+    schedule, options = Cosine(final=0.0), Options(horizons=STAGES)
+    _, reports = meta_train(
+        small_rule(), schedule=schedule, meta_optimizer=sgd(0.3), options=options
+    )
+    last = [(0 + 0) / 4, (1 + 2 / 3) / 4, (2 + 2 / 3) / 4, (3 + 2 / 3) / 4]
+    rates = [metrics["meta_lr"] for _, metrics, _ in reports]
+    assert rates == pytest.approx([0.3 * schedule(progress) for progress in last])
+
+
+@pytest.mark.parametrize(
+    ("horizons", "plan", "message"),
+    [
+        (Fixed(7), PLAN, "truncation=3 must divide every horizon of training.horizons, got 7"),
+        (LogUniform(4, 6), PLAN, "got 4"),
+        (Growing([3, 5]), PLAN, "got 5"),
+        (
+            Growing([3, 6], 2),
+            dataclasses.replace(PLAN, patience=2),
+            "training.patience=2 .* must be > training.horizons.patience=2",
+        ),
+    ],
+)
+def test_horizons_that_do_not_fit_the_plan_are_refused(horizons, plan, message):
+    with pytest.raises(ValueError, match=message):
+        meta_train(small_rule(), plan, options=Options(horizons=horizons))
+
+
+def test_weights_must_fit_every_horizon():
+    loss, options = MetaLoss(Final("horizon"), Plain()), Options(horizons=Growing([3, 6]))
+    with pytest.raises(ValueError, match="truncation=3, horizon=6"):
+        meta_train(small_rule(), meta_loss=loss, options=options)
+
+
+# --- imitation --------------------------------------------------------------------------------
+
+
+def teacher(lr=0.3):
+    """Gradient descent."""
+    return Baseline(torch.optim.SGD, lr)
+
+
+def test_a_rule_becomes_its_teacher(scripted):
+    rule = scripted(lambda seen: -seen.grad, gain=0.01)
+    plan = dataclasses.replace(PLAN, episodes=200, validation_every=100)
+    options = Options(imitation=Imitation(teacher(), probability=1.0))
+    optimizee = Quadratic(2, "uniform", init_std=1.0).double()
+    meta_train(rule, plan, optimizee, sgd(0.02), options=options)
+    assert rule.gain.item() == pytest.approx(0.3, rel=1e-3)
+
+
+def test_imitating_episodes_have_a_loss_of_their_own_and_the_others_are_as_without():
+    plan = dataclasses.replace(PLAN, episodes=12)
+    imitation = Imitation(teacher(), probability=0.5)
+    progress, reports = meta_train(
+        small_rule(), plan, meta_optimizer=sgd(0.0), options=Options(imitation=imitation)
+    )
+    _, plain = meta_train(small_rule(), plan, meta_optimizer=sgd(0.0))
+    names = [
+        {n for n in told if n.endswith("n_loss") or n == "meta_loss"} for _, told, _ in reports
+    ]
+    taught = [imitation.weight_of(e, Seed("train", 0)) > 0 for e in range(12)]
+    assert any(taught) and not all(taught)
+    assert names == [{"imitation_loss"} if one else {"meta_loss"} for one in taught]
+    for one, (_, told, _), (_, without, _) in zip(taught, reports, plain, strict=True):
+        assert one or told["meta_gradient_norm"] == without["meta_gradient_norm"]
+    assert progress.inner_steps == 12 * 6 * 3
+
+
+def test_a_mixed_episode_is_the_weighted_sum_of_both():
+    def step(options):
+        rule = small_rule()
+        plan = dataclasses.replace(PLAN, episodes=1, horizon=3, clip=1e9)
+        progress, reports = meta_train(rule, plan, meta_optimizer=sgd(1.0), options=options)
+        moved = parameters_to_vector(rule.parameters()) - parameters_to_vector(
+            small_rule().parameters()
+        )
+        return moved, reports[0][1], progress
+
+    own, told_own, _ = step(Options())
+    taught, told, _ = step(Options(imitation=Imitation(teacher(), 1.0)))
+    mixed, told_both, progress = step(Options(imitation=Imitation(teacher(), 1.0, weight=0.25)))
+    torch.testing.assert_close(mixed, 0.75 * own + 0.25 * taught, rtol=1e-9, atol=1e-12)
+    assert told_both["meta_loss"] == told_own["meta_loss"]
+    assert told_both["imitation_loss"] == told["imitation_loss"]
+    assert progress.inner_steps == 2 * 3 * 3  # on both trajectories
+
+
+def test_a_teacher_that_is_lost_is_skipped_and_counted(separable, scripted):
+    lost = scripted(lambda seen: seen.grad * math.nan)
+    plan = dataclasses.replace(PLAN, episodes=5)
+    options = Options(imitation=Imitation(lost, probability=0.5))
+    rule = scripted(lambda seen: -0.1 * seen.grad)
+    progress, _ = meta_train(rule, plan, separable(), options=options)
+    taught = [options.imitation.weight_of(e, Seed("train", 0)) > 0 for e in range(5)]
+    assert progress.skipped == sum(taught) > 0
+    assert rule.gain.isfinite()
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A clock by which every reading is a second later than the one before: 3 per episode."""
+    readings = itertools.count()
+    clock = types.SimpleNamespace(perf_counter=lambda: float(next(readings)))
+    monkeypatch.setattr(train_module, "time", clock)
+
+
+LONG = dataclasses.replace(PLAN, episodes=20, validation_every=4)
+
+
+@pytest.mark.usefixtures("slow")
+def test_the_episode_that_passes_the_seconds_is_validated_and_the_last():
+    whole = meta_train(small_rule(), LONG)[1]
+    progress, reports = meta_train(small_rule(), dataclasses.replace(LONG, max_seconds=13.0))
+    last = progress.episode
+    assert 1 < last < 20 and last % 4 and progress.stopped_early
+    assert progress.seconds >= 13 > reports[-2][0].seconds
+    assert "validation_final" in reports[-1][1] and "validation_final" not in reports[-2][1]
+    assert all(same(one[2], other[2]) for one, other in zip(reports, whole, strict=False))
+
+
+@pytest.mark.usefixtures("slow")
+def test_training_that_time_has_ended_is_over_until_it_is_given_more():
+    memory, limited = Remembered(), dataclasses.replace(LONG, max_seconds=13.0)
+    first, _ = meta_train(small_rule(), limited, memory=memory)
+    again, reports = meta_train(small_rule(), limited, memory=memory)
+    assert reports == [] and untimed(again) == untimed(first)
+    longer, _ = meta_train(small_rule(), dataclasses.replace(LONG, max_seconds=20.0), memory=memory)
+    assert first.episode < longer.episode < 20
+    assert meta_train(small_rule(), LONG, memory=memory)[0].episode == 20
+
+
+@pytest.mark.usefixtures("slow")
+def test_training_whose_time_was_shortened_ends_with_a_validation():
+    memory = Remembered()
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(small_rule(), LONG, memory=Stopping(memory, 6))
+    limited = dataclasses.replace(LONG, max_seconds=1.0)
+    progress, reports = meta_train(small_rule(), limited, memory=memory)
+    assert progress.episode == 7 and "validation_final" in reports[-1][1]
+
+
+@pytest.mark.usefixtures("slow")
+def test_where_the_clock_ended_training_is_kept_for_sure():
+    class Forgetful(Remembered):
+        def keep(self, state):
+            pass
+
+        def keep_now(self, state):
+            super().keep(state)
+
+    memory, limited = Forgetful(), dataclasses.replace(LONG, max_seconds=13.0)
+    progress, _ = meta_train(small_rule(), limited, memory=memory)
+    assert memory.state["progress"]["episode"] == progress.episode
+
+
+# --- the meta-optimizer -----------------------------------------------------------------------
+
+
+def test_meta_parameters_decay_with_adamw(separable, scripted):
+    # Without a gradient nothing but the decay moves them: (1 - lr * decay) per meta-step.
+    rule = scripted(lambda seen: 0 * seen.grad, gain=2.0)
+    adamw = functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5)
+    progress, reports = meta_train(rule, optimizee=separable(), meta_optimizer=adamw)
+    kept = [state["gain"].item() for _, _, state in reports]
+    assert kept == pytest.approx([2 * 0.95 ** (2 * k) for k in (1, 2, 3, 4)], rel=1e-6)
+
+
+# --- going on ---------------------------------------------------------------------------------
+
+GOING_ON = {name: Options(horizons=horizons) for name, horizons in CURRICULA.items()}
+GOING_ON["everything"] = Options(
+    Mixture({n: Scaled(Quadratic(n, "gaussian", init_std=1.0)).double() for n in (1, 3)}),
+    Growing([3, 6, 12], 1),
+    Imitation(teacher(), probability=0.5, weight=0.5),
+)
+
+
+@pytest.mark.parametrize("name", GOING_ON)
+def test_training_that_was_stopped_after_any_episode_ends_as_if_it_had_not_been(name):
+    plan = dataclasses.replace(PLAN, episodes=7, validation_every=1)
+    settings = {
+        "plan": plan,
+        "meta_optimizer": functools.partial(torch.optim.Adam, lr=0.1),
+        "options": GOING_ON[name],
+    }
+    whole = small_rule()
+    expected, reports = meta_train(whole, **settings)
+    for stop in range(1, plan.episodes):
+        memory, again = Remembered(), small_rule(seed=1)
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(small_rule(), memory=Stopping(memory, stop), **settings)
+        progress, rest = meta_train(again, memory=memory, **settings)
+        assert same(again.state_dict(), whole.state_dict())
+        assert untimed(progress) == untimed(expected)
+        assert [told for _, told, _ in rest] == [told for _, told, _ in reports[stop:]]
