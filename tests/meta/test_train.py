@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from l2l_exp.meta.evolution import ES, PES, SingleNoise
 from l2l_exp.meta import train as train_module
+from l2l_exp.meta.evolution import ES, PES, SingleNoise
 from l2l_exp.meta.gradients import Backprop, Replay
 from l2l_exp.meta.horizons import Fixed, Growing, LogUniform, Stages
 from l2l_exp.meta.imitation import Imitation
