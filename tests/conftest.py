@@ -40,7 +40,13 @@ from l2l_exp.optimizers.encoded import EncodedController
 from l2l_exp.optimizers.encoding import Identity, LogSign
 from l2l_exp.optimizers.gac import GAC
 from l2l_exp.optimizers.hierarchical import Hierarchical
-from l2l_exp.optimizers.inputs import EncodedGradient, MomentRatios, WithProgress
+from l2l_exp.optimizers.inputs import (
+    EncodedGradient,
+    Joined,
+    MomentRatios,
+    SizeRatios,
+    WithProgress,
+)
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.optimizers.mlp import MLPOptimizer
@@ -216,6 +222,14 @@ LEARNED |= {
     ),
     "rnnprop_gru": lambda: RecurrentRule(
         WithProgress(MomentRatios(limit=50.0), [2.0, 9.0]), "gru", 3, embedding=3, readout_std=0.5
+    ),
+    "rnnprop_sizes": lambda: RecurrentRule(
+        Joined({"moments": MomentRatios(limit=50.0), "sizes": SizeRatios((0.5,), limit=50.0)}),
+        "lstm",
+        2,
+        1,
+        3,
+        readout_std=0.5,
     ),
     "gru": lambda: RecurrentRule(
         EncodedGradient(LogSign()), "gru", 3, 1, None, bounded=False, readout_std=0.5

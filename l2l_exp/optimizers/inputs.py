@@ -2,14 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.encoding import Encoding
-from l2l_exp.optimizers.sizes import root
+from l2l_exp.optimizers.sizes import log_ratio, root
 
 InputState = tuple[Tensor, ...]
 """Tensors (B, N) each."""
@@ -27,6 +27,15 @@ class Inputs(nn.Module, ABC):
     @abstractmethod
     def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
         """Features (size, B, N), and the next state."""
+
+
+def _check(decays: Sequence[float], limit: float) -> None:
+    """Raise ValueError for a decay or a limit that cannot be."""
+    for decay in decays:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay {decay} of {list(decays)} must be in [0, 1)")
+    if not limit > 0:
+        raise ValueError(f"limit={limit} must be > 0")
 
 
 class EncodedGradient(Inputs):
@@ -68,11 +77,7 @@ class MomentRatios(Inputs):
         self, betas: Sequence[float] = (0.95,), beta2: float = 0.95, limit: float = 5.0
     ) -> None:
         super().__init__()
-        for name, value in [*(("betas", beta) for beta in betas), ("beta2", beta2)]:
-            if not 0 <= value < 1:
-                raise ValueError(f"{name}: {value} must be in [0, 1)")
-        if not limit > 0:
-            raise ValueError(f"limit={limit} must be > 0")
+        _check((*betas, beta2), limit)
         self.betas = tuple(betas)
         self.beta2 = beta2
         self.limit = limit
@@ -95,6 +100,87 @@ class MomentRatios(Inputs):
         unbiased = [m / (1 - beta**taken) for m, beta in zip(means, self.betas, strict=True)]
         features = torch.stack([seen.grad, *unbiased]) * inverse
         return features.clamp(-self.limit, self.limit), (v, *means)
+
+
+class SizeRatios(Inputs):
+    """How large gradients are of late, beside all those since the start.
+
+    log10 of the running root mean square over that of all gradients so far, one feature for each
+    decay, kept in [-limit, limit]; 0 where there was no gradient yet. Moment ratios forget by how
+    much gradients have shrunk, which is what steps without normalisation, as momentum's, live by.
+    No factor on the loss or on a coordinate changes them.
+
+    Args:
+        betas: decays in [0, 1) of the mean squares.
+        limit: > 0.
+
+    Raises:
+        ValueError: for a value outside these ranges.
+    """
+
+    def __init__(self, betas: Sequence[float] = (0.5, 0.95), limit: float = 5.0) -> None:
+        super().__init__()
+        _check(betas, limit)
+        self.betas = tuple(betas)
+        self.limit = limit
+        self.size = len(self.betas)
+
+    def init_state(self, theta: Tensor) -> InputState:
+        """Zeros: the mean square of all, then the running ones."""
+        return (torch.zeros_like(theta),) * (1 + self.size)
+
+    def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
+        """Half the log10 of mean squares over the mean square of all."""
+        taken, square = seen.step + 1, seen.grad.square()
+        everything = torch.lerp(state[0], square, 1 / taken)
+        recent = [
+            torch.lerp(square, old, beta) for old, beta in zip(state[1:], self.betas, strict=True)
+        ]
+        ratios = [
+            log_ratio(v / (1 - beta**taken), everything)
+            for v, beta in zip(recent, self.betas, strict=True)
+        ]
+        features = torch.stack(ratios) / (2 * math.log(10))
+        return features.clamp(-self.limit, self.limit), (everything, *recent)
+
+
+class Joined(Inputs):
+    """Several inputs, one after the other.
+
+    Args:
+        parts: by name, at least one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    def __init__(self, parts: Mapping[str, Inputs]) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("parts={} must hold at least one kind of inputs")
+        self.parts = nn.ModuleDict(parts)
+        self.size = sum(part.size for part in parts.values())
+
+    def init_state(self, theta: Tensor) -> InputState:
+        """Every part's."""
+        return tuple(x for part in self._kinds() for x in part.init_state(theta))
+
+    def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
+        """Every part's."""
+        features: list[Tensor] = []
+        after: list[Tensor] = []
+        left = list(state)
+        for part in self._kinds():
+            count = len(part.init_state(seen.theta[:0]))
+            more, new = part(seen, tuple(left[:count]))
+            features.append(more)
+            after += new
+            left = left[count:]
+        return torch.cat(features), tuple(after)
+
+    def _kinds(self) -> list[Inputs]:
+        """The parts in order."""
+        return [part for part in self.parts.values() if isinstance(part, Inputs)]
 
 
 class WithProgress(Inputs):

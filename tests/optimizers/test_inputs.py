@@ -8,7 +8,13 @@ import torch
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.encoding import LogSign
-from l2l_exp.optimizers.inputs import EncodedGradient, MomentRatios, WithProgress
+from l2l_exp.optimizers.inputs import (
+    EncodedGradient,
+    Joined,
+    MomentRatios,
+    SizeRatios,
+    WithProgress,
+)
 
 SPEC = ParamSpec.of({"theta": ((3,), "free")})
 GRADS = torch.tensor([[[1.0, -2.0, 0.0]], [[0.5, 3.0, 0.0]], [[-4.0, 1e-9, 0.0]]]).double()
@@ -67,12 +73,32 @@ def test_progress_is_the_share_of_the_horizon_and_times_are_squashed():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda: MomentRatios((0.5, 1.0)), "betas: 1.0 must be in"),
-        (lambda: MomentRatios(beta2=-0.1), "beta2: -0.1 must be in"),
+        (lambda: MomentRatios((0.5, 1.0)), r"decay 1.0 of .* must be in"),
+        (lambda: MomentRatios(beta2=-0.1), r"decay -0.1 of .* must be in"),
         (lambda: MomentRatios(limit=0.0), "limit=0.0 must be > 0"),
         (lambda: WithProgress(MomentRatios(), [1.0, 0.0]), "must be > 0"),
+        (lambda: SizeRatios(limit=-1.0), "limit=-1.0 must be > 0"),
+        (lambda: Joined({}), "at least one"),
     ],
 )
 def test_impossible_values_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         wrong()
+
+
+def test_size_ratios_are_logarithms_of_recent_over_all_sizes():
+    whole = (GRADS**2).mean(0)
+    expected = [torch.log10(average(GRADS**2, beta) / whole) / 2 for beta in (0.5, 0.9)]
+    ours = features(SizeRatios((0.5, 0.9)))
+    for feature, value in zip(ours, expected, strict=True):
+        torch.testing.assert_close(feature[..., :2], value[..., :2], rtol=1e-10, atol=1e-12)
+    assert ours[..., 2].count_nonzero() == 0
+    shrinking = torch.tensor([[[1.0] * 3]] * 2 + [[[1e-12] * 3]] * 60).double()
+    assert features(SizeRatios((0.5,), limit=2.0), shrinking).max() == -2
+
+
+def test_joined_inputs_are_what_each_is_alone():
+    parts = {"a": SizeRatios((0.5,)), "b": EncodedGradient(LogSign()), "c": MomentRatios((0.5,))}
+    alone = [features(part) for part in parts.values()]
+    torch.testing.assert_close(features(Joined(parts)), torch.cat(alone), rtol=0, atol=0)
+    assert Joined(parts).size == 5
