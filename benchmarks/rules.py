@@ -13,12 +13,18 @@ from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, state_tensors
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.encoded import EncodedController
+from l2l_exp.optimizers.encoding import LogSign
 from l2l_exp.optimizers.gac import GAC
+from l2l_exp.optimizers.hierarchical import Hierarchical
+from l2l_exp.optimizers.inputs import EncodedGradient
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.mlp import MLPOptimizer
 from l2l_exp.optimizers.normalised import NormalisedController
 from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.partitioned import Partitioned
+from l2l_exp.optimizers.recurrent import RecurrentRule
 from l2l_exp.optimizers.secant import SecantController
+from l2l_exp.optimizers.star import STAR
 
 ADAM = "adam (torch's own)"
 RULES: Mapping[str, Callable[[], LearnedOptimizer]] = MappingProxyType(
@@ -30,6 +36,13 @@ RULES: Mapping[str, Callable[[], LearnedOptimizer]] = MappingProxyType(
                 "rest": {"rule": CoordinatewiseLSTM(seed=1)},
             }
         ),
+        "gru": lambda: RecurrentRule(
+            EncodedGradient(LogSign()), "gru", embedding=None, bounded=False
+        ),
+        "rnnprop": RecurrentRule,
+        "mlp": MLPOptimizer,
+        "star": STAR,
+        "hierarchical": Hierarchical,
         "gac": GAC,
         "ntm_bfgs": lambda: NTMBFGS(NormalisedController()),
         "ntm_lbfgs": lambda: NTMBFGS(SecantController(), history=20, read="two_loop"),
