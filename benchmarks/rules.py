@@ -25,6 +25,7 @@ from l2l_exp.optimizers.partitioned import Partitioned
 from l2l_exp.optimizers.recurrent import RecurrentRule
 from l2l_exp.optimizers.secant import SecantController
 from l2l_exp.optimizers.star import STAR
+from l2l_exp.optimizers.transformer import TransformerRule
 
 ADAM = "adam (torch's own)"
 RULES: Mapping[str, Callable[[], LearnedOptimizer]] = MappingProxyType(
@@ -40,6 +41,7 @@ RULES: Mapping[str, Callable[[], LearnedOptimizer]] = MappingProxyType(
             EncodedGradient(LogSign()), "gru", embedding=None, bounded=False
         ),
         "rnnprop": RecurrentRule,
+        "transformer": TransformerRule,
         "mlp": MLPOptimizer,
         "star": STAR,
         "hierarchical": Hierarchical,

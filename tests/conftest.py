@@ -58,6 +58,7 @@ from l2l_exp.optimizers.recurrent import RecurrentRule
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.secant import SecantController
 from l2l_exp.optimizers.star import STAR
+from l2l_exp.optimizers.transformer import TransformerRule
 from l2l_exp.optimizers.width import WidthScaled
 
 torch.set_num_threads(1)
@@ -251,6 +252,12 @@ LEARNED |= {
         NTMBFGS(NormalisedController(True, 1, readout_std=0.2, **TINY), 0.01, True),
         lr=0.4,
         decay="linear",
+    ),
+}
+
+LEARNED |= {
+    "transformer": lambda: TransformerRule(
+        EncodedGradient(LogSign()), 4, 2, 2, 3, output_scale=0.1, readout_std=0.5
     ),
 }
 
