@@ -90,7 +90,8 @@ def locate(source: Path, seed: int | None) -> Path:
     """
     if (source / FOLDER).is_dir():
         return source / FOLDER
-    members = [path.parent for path in sorted(source.glob(f"*/{FOLDER}/{DESCRIPTION}"))]
+    found = [path.parent for path in sorted(source.glob(f"*/{FOLDER}/{DESCRIPTION}"))]
+    members = [member for member in found if _is_finished(member.parent)]
     if not members:
         return source
     seeds = [(read_description(member).get("about") or {}).get("seed") for member in members]
@@ -102,6 +103,12 @@ def locate(source: Path, seed: int | None) -> Path:
             f"choose by seed=..., or give the folder of one run"
         )
     return fitting[0]
+
+
+def _is_finished(run: Path) -> bool:
+    """Whether a run's folder says so; where there is no record, its checkpoint is all there is."""
+    path = run / "run.json"
+    return not path.is_file() or json.loads(path.read_text()).get("status") == "FINISHED"
 
 
 def rebuild(architecture: Mapping[str, Any], path: Path) -> LearnedOptimizer:

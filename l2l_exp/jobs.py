@@ -291,7 +291,9 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
     cost = _cost(plan, progress)
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
     if field is not None:
-        extra = {"cost": cost, "selection": _selection(plan, progress)}
+        validations = [(e, s, v if math.isfinite(v) else None) for e, s, v in progress.validations]
+        selection = _selection(plan, progress)
+        extra = {"cost": cost, "selection": selection, "validations": validations}
         _compare(job, optimizee, rule, field, tracker, seed, extra)
 
 

@@ -20,7 +20,7 @@ from l2l_exp.config import build
 from l2l_exp.console import Console
 from l2l_exp.files import write_json
 from l2l_exp.provenance import code_version, environment, sources
-from l2l_exp.report import seeds
+from l2l_exp.report import race, seeds
 from l2l_exp.resume import quoted
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError, absolute_uri
 
@@ -124,9 +124,7 @@ def end(multirun: Multirun, how: End) -> Count:
     tracker = multirun.tracker
     tracker.tags({"multirun": str(count)})
     try:
-        rows = _rows(records)
-        if rows:
-            _aggregate(tracker, rows)
+        _aggregate(tracker, _told(records))
     finally:
         if not tracker.finish("FAILED" if how == "FINISHED" and count.failed else how):
             Console().warn(
@@ -165,13 +163,25 @@ def _close(multirun: Multirun, folder: Path, one: record.Record) -> None:
         dataclasses.replace(one, unsent=not tracker.finish(one.status)).write(folder)
 
 
-def _aggregate(tracker: Tracker, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write table and figure over seeds."""
-    frame = pd.DataFrame(rows)
+def _aggregate(tracker: Tracker, told: Sequence[tuple[Mapping[str, Any], str]]) -> None:
+    """Write table and figure over seeds, and of several conditions how their trainings went.
+
+    Args:
+        tracker: of the parent run.
+        told: the finished jobs' summaries and conditions.
+    """
+    frame = pd.DataFrame([row for one in told for row in seeds.rows_of(*one)])
+    if frame.empty:
+        return
     table = seeds.aggregate(frame)
     tracker.table("seeds", frame)
     tracker.table("aggregate", table)
     text = seeds.as_text(table)
+    trainings = race.found(race.row_of(*one) for one in told)
+    if len({row["condition"] for row in trainings}) > 1:
+        runs = race.table(trainings)
+        tracker.table("race", runs)
+        text += f"\n{race.as_text(runs)}"
     tracker.text("aggregate.md", text)
     tracker.tags({"mlflow.note.content": text})  # what the interface shows first
     if table["condition"].nunique() == 1:
@@ -202,14 +212,13 @@ def _count(records: Mapping[Path, record.Record], launched: float) -> Count:
     return Count(done, len(finished) - done, failed, unfinished)
 
 
-def _rows(records: Mapping[Path, record.Record]) -> list[dict[str, Any]]:
-    """Rows of the finished jobs for `report.seeds`."""
+def _told(records: Mapping[Path, record.Record]) -> list[tuple[Mapping[str, Any], str]]:
+    """Summaries of the finished jobs, and what tells each apart besides its meta-seed."""
     conditions = _conditions([one.overrides for one in records.values()])
     return [
-        row
+        (_summary(path), condition)
         for (path, one), condition in zip(records.items(), conditions, strict=True)
         if one.status == "FINISHED"
-        for row in seeds.rows_of(_summary(path), condition)
     ]
 
 

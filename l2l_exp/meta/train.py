@@ -148,6 +148,8 @@ class Progress:
     validations_since_best: int = 0  # or since the stage began
     stage: int = 0  # of horizons that grow with validation
     stopped_early: bool = False
+    validations: list[tuple[int, float, float]] = field(default_factory=list)
+    """Episode, seconds spent until then, validation loss; in order."""
 
 
 class Memory:
@@ -265,6 +267,8 @@ def train(
             metrics[f"validation_{plan.validation_criterion}"] = progress.validation
             metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
         progress.seconds += time.perf_counter() - clock
+        if due or late:
+            progress.validations.append((progress.episode, progress.seconds, progress.validation))
         report(progress, metrics)
         (memory.keep_now if late else memory.keep)(training.state)
         clock = time.perf_counter()
