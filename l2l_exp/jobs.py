@@ -291,7 +291,10 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
     cost = _cost(plan, progress)
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
     if field is not None:
-        validations = [(e, s, v if math.isfinite(v) else None) for e, s, v in progress.validations]
+        validations = [
+            {"episode": episode, "seconds": seconds, "loss": loss if math.isfinite(loss) else None}
+            for episode, seconds, loss in progress.validations
+        ]
         selection = _selection(plan, progress)
         extra = {"cost": cost, "selection": selection, "validations": validations}
         _compare(job, optimizee, rule, field, tracker, seed, extra)

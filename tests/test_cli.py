@@ -75,7 +75,7 @@ def losses(node: object) -> object:
             for key, value in node.items()
             if "seconds" not in key and key not in ("run_id", "source", "seed")
         }
-    return node
+    return [losses(item) for item in node] if isinstance(node, list) else node
 
 
 @pytest.fixture

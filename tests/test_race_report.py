@@ -15,7 +15,8 @@ pytest_plugins = ["edge_fixtures"]
 def summary(seed, validations, step=1e-4):
     """What a run's summary.json has of it."""
     learned = {"seconds_per_step": step, "state_bytes_per_coordinate": 320.0}
-    return {"run_id": f"r{seed}", "seed": seed, "validations": validations, "learned": learned}
+    told = [dict(zip(("episode", "seconds", "loss"), one, strict=True)) for one in validations]
+    return {"run_id": f"r{seed}", "seed": seed, "validations": told, "learned": learned}
 
 
 ROWS = [
@@ -61,6 +62,6 @@ def test_a_multirun_of_several_conditions_tells_the_race(command, workplace_with
     assert sorted(runs["seed"]) == [0, 0, 1, 1] and (runs["seconds"] > 0).all()
     assert runs["seconds_to_level"].map(math.isfinite).sum() >= 2
     told = json.loads((folder / "0" / "summary.json").read_text())["validations"]
-    assert [episode for episode, _, _ in told] == [1, 2, 3, 4]
-    assert [seconds for _, seconds, _ in told] == sorted(seconds for _, seconds, _ in told)
+    assert [one["episode"] for one in told] == [1, 2, 3, 4]
+    assert [one["seconds"] for one in told] == sorted(one["seconds"] for one in told)
     assert "Meta-training to a validation loss" in (folder / "aggregate.md").read_text()

@@ -49,7 +49,7 @@ def untimed(node: object) -> object:
             for key, value in node.items()
             if not any(word in key for word in MEASURED)
         }
-    return node
+    return [untimed(item) for item in node] if isinstance(node, list) else node
 
 
 def histories(work: Path) -> dict[str, list[tuple[int, float]]]:

@@ -37,7 +37,7 @@ def row_of(summary: Mapping[str, Any], condition: str) -> dict[str, Any] | None:
         "condition": condition,
         "seed": summary["seed"],
         "run_id": summary["run_id"],
-        "validations": [(float(seconds), _loss(loss)) for _, seconds, loss in validations],
+        "validations": [(one["seconds"], _loss(one["loss"])) for one in validations],
         "microseconds_per_step": 1e6 * learned.get("seconds_per_step", math.nan),
         "state_bytes_per_coordinate": learned.get("state_bytes_per_coordinate", math.nan),
     }

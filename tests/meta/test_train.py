@@ -407,7 +407,8 @@ class Stopping(Memory):
 
 def untimed(progress):
     """Everything of a progress but its seconds; tensors as lists."""
-    known = vars(progress) | {"seconds": 0}
+    scores = [(episode, loss) for episode, _, loss in progress.validations]
+    known = vars(progress) | {"seconds": 0, "validations": scores}
     return known | {"best": {name: x.tolist() for name, x in known["best"].items()}}
 
 
