@@ -82,7 +82,7 @@ class Console:
             ) as bars:  # fmt: skip
                 task = bars.add_task("episodes", total=plan.episodes)
                 yield lambda progress, metrics: bars.update(
-                    task, completed=progress.episode, description=_standing(progress)
+                    task, completed=_passed(plan, progress), description=_standing(progress)
                 )
             return
         last = time.perf_counter()
@@ -139,6 +139,12 @@ class Console:
     def _say(self, text: str) -> None:
         """Print a line as it is, at once."""
         self._out.print(f"{self._prefix}{text}", markup=False, soft_wrap=True)
+
+
+def _passed(plan: Plan, progress: Progress) -> int:
+    """Episodes that a bar counts: where seconds are limited, as large a share of them."""
+    share = 0.0 if plan.max_seconds is None else progress.seconds / plan.max_seconds
+    return max(progress.episode, min(plan.episodes, round(share * plan.episodes)))
 
 
 def _standing(progress: Progress) -> str:

@@ -287,16 +287,12 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
             show(progress, metrics)
 
         progress = meta_train(*training, report, memory)
-    tracker.checkpoint(rule, {**_selection(plan, progress), "seed": seed})
+    told = _validated(job, progress)
+    tracker.checkpoint(rule, {**_selection(plan, progress), "seed": seed, **told})
     cost = _cost(plan, progress)
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
     if field is not None:
-        validations = [
-            {"episode": episode, "seconds": seconds, "loss": loss if math.isfinite(loss) else None}
-            for episode, seconds, loss in progress.validations
-        ]
-        selection = _selection(plan, progress)
-        extra = {"cost": cost, "selection": selection, "validations": validations}
+        extra = {"cost": cost, "selection": _selection(plan, progress), **told}
         _compare(job, optimizee, rule, field, tracker, seed, extra)
 
 
@@ -438,6 +434,25 @@ def _selection(plan: Plan, progress: Progress) -> dict[str, Any]:
         "episode": progress.best_episode,
         "criterion": plan.validation_criterion,
         "validation": best if math.isfinite(best) else None,
+    }
+
+
+def _validated(job: Job, progress: Progress) -> dict[str, Any]:
+    """Every validation of a training, and a hash of what their losses mean."""
+    cfg, training = job.cfg, plain(job.cfg.training)
+    names = [
+        "horizon", "horizons", "validation_horizon", "validation_criterion", "validation_problems",
+        "validation_seed",
+    ]  # fmt: skip
+    if training["validation_criterion"] == "meta_loss":
+        names += ["form", "weights"]
+    meant = {name: training[name] for name in names}
+    return {
+        "validations": [
+            {"episode": episode, "seconds": seconds, "loss": loss if math.isfinite(loss) else None}
+            for episode, seconds, loss in progress.validations
+        ],
+        "validated": record.digest(plain(cfg.optimizee), cfg.dtype, meant),
     }
 
 

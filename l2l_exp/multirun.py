@@ -177,9 +177,8 @@ def _aggregate(tracker: Tracker, told: Sequence[tuple[Mapping[str, Any], str]]) 
     tracker.table("seeds", frame)
     tracker.table("aggregate", table)
     text = seeds.as_text(table)
-    trainings = race.found(race.row_of(*one) for one in told)
-    if len({row["condition"] for row in trainings}) > 1:
-        runs = race.table(trainings)
+    runs = race.table(race.found(race.row_of(*one) for one in told))
+    if runs is not None:
         tracker.table("race", runs)
         text += f"\n{race.as_text(runs)}"
     tracker.text("aggregate.md", text)
@@ -228,7 +227,8 @@ def _summary(folder: Path) -> Mapping[str, Any]:
     if path.is_file():
         return dict(json.loads(path.read_text()))
     about = json.loads((folder / "checkpoint" / "rule.json").read_text())["about"]
-    return {"run_id": about["run_id"], "seed": about["seed"], "selection": about}
+    told = {name: about[name] for name in ("validations", "validated") if name in about}
+    return {"run_id": about["run_id"], "seed": about["seed"], "selection": about, **told}
 
 
 def _conditions(overrides: Sequence[Sequence[str]]) -> list[str]:

@@ -23,8 +23,8 @@ class Diagnostics:
     A draw is the estimator's gradient of a whole episode, the mean over its windows. Measured are
 
     - `meta_gradient_variance`, for estimators that draw: the trace of the covariance of the draws
-      over the squared norm of their mean; 1 means as much noise as signal (with few draws part of
-      the norm is noise too, so that it does not exceed the number of draws);
+      over the squared norm of their mean; 1 means as much noise as signal. Of few draws part of
+      the norm is noise too, so that in expectation it stays below the number of draws;
     - `meta_gradient_cosine`: the mean cosine of a draw with the exact gradient of the same
       meta-loss over the whole horizon, without truncation. It sees bias and noise together.
 

@@ -265,7 +265,9 @@ def train(
             training.go_on_or_stop()
             progress.stopped_early |= late
             metrics[f"validation_{plan.validation_criterion}"] = progress.validation
-            metrics["zero_gradient_update"] = zero_gradient_update(optimizee, rule, plan.horizon)
+            metrics["zero_gradient_update"] = zero_gradient_update(
+                optimizee, rule, training.validation_horizon
+            )
         progress.seconds += time.perf_counter() - clock
         if due or late:
             progress.validations.append((progress.episode, progress.seconds, progress.validation))
@@ -341,6 +343,8 @@ class _Training:
                 setattr(self.progress, name, value)
             if state["criterion"] != self._criterion():  # scores cannot be compared
                 self.progress.best_validation = math.inf
+                self.progress.validations_since_best = 0
+                self.progress.validations = []
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise MetaTrainingError(f"what was kept does not fit this rule: {reason}") from error

@@ -16,9 +16,9 @@ HEAD = (
     "seconds trained", "microseconds per step", "state bytes per coordinate",
 )  # fmt: skip
 NOTE = """\
-The level is the median over all runs of the best validation loss that a run had. A run that never
-came to it is censored: "> 60" says that it had not after 60 seconds of meta-training, validations
-included. Costs are medians over meta-seeds.
+The level is the median over all runs of the best finite validation loss that a run had. A run that
+never came to it is censored: "> 60" says that it had not after 60 seconds of meta-training,
+validations included. Costs are medians over meta-seeds.
 """
 
 
@@ -26,7 +26,7 @@ def row_of(summary: Mapping[str, Any], condition: str) -> dict[str, Any] | None:
     """What one run's summary.json tells of its training; None where there was none.
 
     Args:
-        summary: as a run of l2l-train with an evaluation writes it.
+        summary: as a run of l2l-train writes it; without an evaluation there is no cost.
         condition: what tells the run apart besides its meta-seed.
     """
     validations = summary.get("validations")
@@ -37,25 +37,32 @@ def row_of(summary: Mapping[str, Any], condition: str) -> dict[str, Any] | None:
         "condition": condition,
         "seed": summary["seed"],
         "run_id": summary["run_id"],
+        "validated": summary.get("validated"),
         "validations": [(one["seconds"], _loss(one["loss"])) for one in validations],
         "microseconds_per_step": 1e6 * learned.get("seconds_per_step", math.nan),
         "state_bytes_per_coordinate": learned.get("state_bytes_per_coordinate", math.nan),
     }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame | None:
     """One line per run with COLUMNS.
 
     Args:
-        rows: at least one, as `row_of` makes them.
+        rows: as `row_of` makes them.
 
     Returns:
-        `level` is the median over the runs of their best validation loss; `seconds_to_level` the
-        seconds of meta-training at the first validation that was at or below it, infinite for a
-        run that never came there (censored at its `seconds`).
+        `level` is the median of the runs' best validation losses, of those that are finite;
+        `seconds_to_level` the seconds of meta-training at the first validation that was at or
+        below it, infinite for a run that never came there (censored at its `seconds`). None where
+        there is nothing to compare: a single condition, no finite loss, or losses that do not
+        mean the same in all runs.
     """
+    one_meaning = len({row["validated"] for row in rows}) == 1
     bests = [min(loss for _, loss in row["validations"]) for row in rows]
-    level = float(np.median(bests))
+    finite = [best for best in bests if math.isfinite(best)]
+    if len({row["condition"] for row in rows}) < 2 or not one_meaning or not finite:
+        return None
+    level = float(np.median(finite))
     told = [
         {
             **row,

@@ -422,6 +422,7 @@ def test_scores_that_mean_something_else_are_not_compared(change):
     progress, _ = meta_train(small_rule(), whole, memory=memory)
     assert kept.best_episode <= 2 < progress.best_episode
     assert progress.best_validation > 0
+    assert [episode for episode, _, _ in progress.validations] == [3, 4]
 
 
 # --- horizons ---------------------------------------------------------------------------------
