@@ -11,6 +11,7 @@ from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.averages import Averages, AveragesState
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
+from l2l_exp.optimizers.decay import factor
 
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu", "softplus"]
 
@@ -183,7 +184,7 @@ class MLPOptimizer(LearnedOptimizer):
             step = step * torch.exp(self.exp_scale * outputs[1])
         if self.normalise:
             step = per_tensor.unit(step, seen.spec)
-        scale = self.output_scale * cosine_decay(seen, self.final_scale)
+        scale = self.output_scale * factor("cosine", seen.step, seen.horizon, self.final_scale)
         return scale * step, MLPState(averages)
 
 
@@ -193,9 +194,3 @@ def clock(seen: Observation, *, progress: bool) -> Tensor:
     if progress:
         times.append(seen.step / seen.horizon)
     return torch.tensor(times, dtype=seen.grad.dtype, device=seen.grad.device)
-
-
-def cosine_decay(seen: Observation, final: float) -> float:
-    """From 1 at the first step to `final` at the horizon and beyond, as a half cosine."""
-    done = min(1.0, seen.step / seen.horizon)
-    return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
