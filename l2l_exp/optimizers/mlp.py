@@ -97,7 +97,7 @@ class MLPOptimizer(LearnedOptimizer):
     the features besides, which begins as minus Adam's: from a random direction, of which half lead
     upwards, a normalised rule may never find down. The scale falls from `output_scale` to
     `final_scale` of it over the horizon, as a half cosine. Features have no units (see
-    `Averages`), so that updates do not depend on the scale of the loss.
+    `Averages`, also for the range), so that updates do not depend on the scale of the loss.
 
     Args:
         hidden_units: >= 1, of each hidden layer (Celo2: 8, small_fc_lopt: 4).
