@@ -1,5 +1,6 @@
 """Running averages of a gradient, and the features of a coordinate that are made of them."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,19 +10,23 @@ from torch import Tensor
 from l2l_exp.optimizees.spec import ParamSpec, TensorSpec
 from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.base import Observation
-from l2l_exp.optimizers.sizes import or_one, root
+from l2l_exp.optimizers.sizes import or_one, rms
+
+NOTHING = 1e-15
+"""A size below this share of its tensor's root mean square is not divided by: it counts as 0."""
 
 
 class AveragesState(NamedTuple):
     """Exponential moving averages, all from 0: M, V and D are the numbers of decays.
 
+    Of squares their roots are kept: squares of gradients below 1e-19 would be lost in float32.
     A tensor is the matrix (shape[0], everything else), a vector of n is (n, 1).
     """
 
     momenta: Tensor  # (M, B, N) of the gradient
-    squares: Tensor  # (V, B, N) of its square
-    rows: Tensor  # (D, B, rows of all tensors) of the square's mean over each row
-    columns: Tensor  # (D, B, columns of all tensors) of its mean over each column
+    roots: Tensor  # (V, B, N) of its square, root
+    rows: Tensor  # (D, B, rows of all tensors) of the square's mean over each row, root
+    columns: Tensor  # (D, B, columns of all tensors) of its mean over each column, root
 
 
 class Averages:
@@ -31,7 +36,9 @@ class Averages:
     gradient g, g clipped, theta; momenta m; roots of second moments v, 1 / root v, m / root v;
     Adafactor's row and column second moments r and c as root r, root c and their inverses; g and m
     over the root of the factored moment r c / mean(r), which of a vector is its plain second
-    moment. Inverses of 0 are 0. Bias corrections would cancel, as do factors on the loss.
+    moment. Inverses of 0, and of sizes below `NOTHING` of their tensor's, are 0. Bias corrections
+    would cancel, as do factors on the loss, in float32 while the tensor's gradients are between
+    1e-22 and 1e30; below that features lose digits, then become 0, and are finite throughout.
 
     Args:
         momentum_decays: M >= 1 of them, in [0, 1).
@@ -95,14 +102,14 @@ class Averages:
 
     def advance(self, grad: Tensor, state: AveragesState, spec: ParamSpec) -> AveragesState:
         """Take a gradient (B, N) in."""
-        squares = grad.square()
-        matrices = [squares[:, x.slice].unflatten(-1, _matrix(x)) for x in spec.tensors]
-        rows, columns = (torch.cat([x.mean(axis) for x in matrices], -1) for axis in (-1, -2))
+        matrices = [grad[:, x.slice].unflatten(-1, _matrix(x)) for x in spec.tensors]
+        rows = torch.cat([rms(x).squeeze(-1) for x in matrices], -1)
+        columns = torch.cat([rms(x.mT).squeeze(-1) for x in matrices], -1)
         return AveragesState(
             _average(state.momenta, grad, self.momentum_decays),
-            _average(state.squares, squares, self.rms_decays),
-            _average(state.rows, rows, self.factored_decays),
-            _average(state.columns, columns, self.factored_decays),
+            _average_root(state.roots, grad, self.rms_decays),
+            _average_root(state.rows, rows, self.factored_decays),
+            _average_root(state.columns, columns, self.factored_decays),
         )
 
     def features(self, seen: Observation, state: AveragesState) -> Tensor:
@@ -112,46 +119,54 @@ class Averages:
             seen: the observation that `state` has taken in last.
             state: from `advance`.
         """
-        grad = per_tensor.unit(seen.grad, seen.spec)
-        roots = root(state.squares)
-        rows, columns, factored = self._factors(state, seen.spec)
-        parts = [
-            grad.unsqueeze(0),
-            grad.clamp(-self.clip, self.clip).unsqueeze(0),
-            seen.theta.unsqueeze(0),
-            state.momenta,
+        # Everything in units of its tensor first: products and inverses then fit into float32.
+        parts = [seen.grad.unsqueeze(0), seen.theta.unsqueeze(0), state.momenta, state.roots]
+        relative = per_tensor.unit(torch.cat(parts), seen.spec)
+        grad, theta, momenta, roots = relative.split([len(part) for part in parts])
+        rows, columns = self._factors(state, seen.spec)
+        over_roots, over_rows, over_columns = (inverse(x, NOTHING) for x in (roots, rows, columns))
+        over_factored = over_rows * over_columns
+        features = [
+            grad,
+            grad.clamp(-self.clip, self.clip),
+            theta,
+            momenta,
             roots,
-            inverse(roots),
-            state.momenta * inverse(roots[-1]),
+            over_roots,
+            momenta * over_roots[-1],
             rows,
             columns,
-            inverse(rows),
-            inverse(columns),
-            grad * inverse(factored),
-            state.momenta * inverse(factored[-1]),
+            over_rows,
+            over_columns,
+            grad * over_factored,
+            momenta * over_factored[-1],
         ]
-        return per_tensor.unit(torch.cat(parts), seen.spec)
+        return per_tensor.unit(torch.cat(features), seen.spec)
 
-    def _factors(self, state: AveragesState, spec: ParamSpec) -> tuple[Tensor, Tensor, Tensor]:
-        """Roots of a coordinate's row moment, column moment and factored moment: (D, B, N) each."""
+    def _factors(self, state: AveragesState, spec: ParamSpec) -> tuple[Tensor, Tensor]:
+        """Roots of a coordinate's row and column moments, over the tensor's: (D, B, N) each."""
         matrices = [_matrix(x) for x in spec.tensors]
         rows = state.rows.split([rows for rows, _ in matrices], -1)
         columns = state.columns.split([columns for _, columns in matrices], -1)
         parts = []
         for shape, row, column in zip(matrices, rows, columns, strict=True):
-            down = root(row).unsqueeze(-1)
-            across = root(column).unsqueeze(-2)
-            # The mean cancels in a feature; it keeps the product in the range of its factors.
-            product = down * (across / or_one(root(row.mean(-1)))[..., None, None])
+            down = (row / or_one(rms(row))).unsqueeze(-1)
+            across = (column / or_one(rms(column))).unsqueeze(-2)
             grid = (*row.shape[:-1], *shape)
-            parts.append([x.expand(grid).flatten(-2) for x in (down, across, product)])
-        down, across, product = (torch.cat(x, -1) for x in zip(*parts, strict=True))
-        return down, across, product
+            parts.append([x.expand(grid).flatten(-2) for x in (down, across)])
+        down, across = (torch.cat(x, -1) for x in zip(*parts, strict=True))
+        return down, across
 
 
-def inverse(values: Tensor) -> Tensor:
-    """1 / values >= 0, and 0 where they are 0."""
-    return torch.where(values > 0, 1 / or_one(values), 0.0)
+def inverse(values: Tensor, least: float = 0.0) -> Tensor:
+    """1 / values >= 0, and 0 where they are no more than `least`."""
+    counts = values > least
+    return torch.where(counts, 1 / torch.where(counts, values, 1.0), 0.0)
+
+
+def weight(decay: float, taken: Tensor) -> Tensor:
+    """1 - decay^taken, to the last digit: the weight of all that an average from 0 has seen."""
+    return -torch.expm1(taken.detach() * (math.log(decay) if decay else -math.inf))
 
 
 def _matrix(tensor: TensorSpec) -> tuple[int, int]:
@@ -162,8 +177,17 @@ def _matrix(tensor: TensorSpec) -> tuple[int, int]:
 
 def _average(old: Tensor, new: Tensor, decays: tuple[float, ...]) -> Tensor:
     """decay * old + (1 - decay) * new: (D, B, n), (B, n) -> (D, B, n)."""
+    return _column(decays, old) * old + _column([1 - decay for decay in decays], old) * new
 
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=old.dtype, device=old.device).view(-1, 1, 1)
 
-    return column(decays) * old + column([1 - decay for decay in decays]) * new
+def _average_root(old: Tensor, new: Tensor, decays: tuple[float, ...]) -> Tensor:
+    """root(decay * old^2 + (1 - decay) * new^2), without squares: as `_average`; slope 0 at 0."""
+    kept = _column([math.sqrt(decay) for decay in decays], old) * old
+    added = _column([math.sqrt(1 - decay) for decay in decays], old) * new
+    none = (kept == 0) & (added == 0)
+    return torch.where(none, 0.0, torch.hypot(torch.where(none, 1.0, kept), added))
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers as a tensor (D, 1, 1)."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)

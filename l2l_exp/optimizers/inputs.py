@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from l2l_exp.optimizers.averages import weight
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.encoding import Encoding
 from l2l_exp.optimizers.sizes import log_ratio, root
@@ -84,22 +85,22 @@ class MomentRatios(Inputs):
         self.size = 1 + len(self.betas)
 
     def init_state(self, theta: Tensor) -> InputState:
-        """Zeros: the mean square, then the means."""
-        return (torch.zeros_like(theta),) * self.size
+        """Zeros: how many gradients it has seen, the mean square, the means."""
+        return (torch.zeros_like(theta),) * (1 + self.size)
 
     def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
         """g / sqrt(v) and m_i / sqrt(v); zeros where no gradient has been seen yet."""
-        taken = seen.step + 1
-        v = torch.lerp(seen.grad.square(), state[0], self.beta2)
+        taken = state[0] + 1  # of its own: an older state may be put back while steps go on
+        v = torch.lerp(seen.grad.square(), state[1], self.beta2)
         means = [
             torch.lerp(seen.grad, old, beta)
-            for old, beta in zip(state[1:], self.betas, strict=True)
+            for old, beta in zip(state[2:], self.betas, strict=True)
         ]
-        size = root(v / (1 - self.beta2**taken))
+        size = root(v / weight(self.beta2, taken))
         inverse = torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0)
-        unbiased = [m / (1 - beta**taken) for m, beta in zip(means, self.betas, strict=True)]
+        unbiased = [m / weight(beta, taken) for m, beta in zip(means, self.betas, strict=True)]
         features = torch.stack([seen.grad, *unbiased]) * inverse
-        return features.clamp(-self.limit, self.limit), (v, *means)
+        return features.clamp(-self.limit, self.limit), (taken, v, *means)
 
 
 class SizeRatios(Inputs):
@@ -126,22 +127,22 @@ class SizeRatios(Inputs):
         self.size = len(self.betas)
 
     def init_state(self, theta: Tensor) -> InputState:
-        """Zeros: the mean square of all, then the running ones."""
-        return (torch.zeros_like(theta),) * (1 + self.size)
+        """Zeros: how many gradients it has seen, the mean square of all, the running ones."""
+        return (torch.zeros_like(theta),) * (2 + self.size)
 
     def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
         """Half the log10 of mean squares over the mean square of all."""
-        taken, square = seen.step + 1, seen.grad.square()
-        everything = torch.lerp(state[0], square, 1 / taken)
+        taken, square = state[0] + 1, seen.grad.square()
+        everything = torch.lerp(state[1], square, 1 / taken.detach())
         recent = [
-            torch.lerp(square, old, beta) for old, beta in zip(state[1:], self.betas, strict=True)
+            torch.lerp(square, old, beta) for old, beta in zip(state[2:], self.betas, strict=True)
         ]
         ratios = [
-            log_ratio(v / (1 - beta**taken), everything)
+            log_ratio(v / weight(beta, taken), everything)
             for v, beta in zip(recent, self.betas, strict=True)
         ]
         features = torch.stack(ratios) / (2 * math.log(10))
-        return features.clamp(-self.limit, self.limit), (everything, *recent)
+        return features.clamp(-self.limit, self.limit), (taken, everything, *recent)
 
 
 class Joined(Inputs):

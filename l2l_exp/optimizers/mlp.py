@@ -11,6 +11,7 @@ from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.averages import Averages, AveragesState
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
+from l2l_exp.optimizers.decay import factor
 
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu", "softplus"]
 
@@ -96,7 +97,7 @@ class MLPOptimizer(LearnedOptimizer):
     the features besides, which begins as minus Adam's: from a random direction, of which half lead
     upwards, a normalised rule may never find down. The scale falls from `output_scale` to
     `final_scale` of it over the horizon, as a half cosine. Features have no units (see
-    `Averages`), so that updates do not depend on the scale of the loss.
+    `Averages`, also for the range), so that updates do not depend on the scale of the loss.
 
     Args:
         hidden_units: >= 1, of each hidden layer (Celo2: 8, small_fc_lopt: 4).
@@ -183,7 +184,7 @@ class MLPOptimizer(LearnedOptimizer):
             step = step * torch.exp(self.exp_scale * outputs[1])
         if self.normalise:
             step = per_tensor.unit(step, seen.spec)
-        scale = self.output_scale * cosine_decay(seen, self.final_scale)
+        scale = self.output_scale * factor("cosine", seen.step, seen.horizon, self.final_scale)
         return scale * step, MLPState(averages)
 
 
@@ -193,9 +194,3 @@ def clock(seen: Observation, *, progress: bool) -> Tensor:
     if progress:
         times.append(seen.step / seen.horizon)
     return torch.tensor(times, dtype=seen.grad.dtype, device=seen.grad.device)
-
-
-def cosine_decay(seen: Observation, final: float) -> float:
-    """From 1 at the first step to `final` at the horizon and beyond, as a half cosine."""
-    done = min(1.0, seen.step / seen.horizon)
-    return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2

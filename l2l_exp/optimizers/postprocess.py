@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State
 from l2l_exp.optimizers.decay import Decay, checked, factor
-from l2l_exp.optimizers.sizes import or_one, rms
 
 
 class Postprocessed(LearnedOptimizer):
@@ -98,8 +98,7 @@ class Postprocessed(LearnedOptimizer):
     def _after(self, seen: Observation, update: Tensor, state: State) -> tuple[Tensor, State]:
         """Normalise, bound, decay, and tell the rule what became of its update."""
         if self.normalise:
-            parts = [update[..., tensor.slice] for tensor in seen.spec.tensors]
-            update = torch.cat([part / or_one(rms(part)) for part in parts], -1)
+            update = per_tensor.unit(update, seen.spec)
         if self.bound is not None:
             update = self.bound * torch.tanh(update / self.bound)
         if self.weight_decay:

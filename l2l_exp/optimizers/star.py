@@ -1,6 +1,5 @@
 """STAR: Adam with a learned length, and a learned term behind a preconditioner."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,10 +8,10 @@ from torch import Tensor
 
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers import per_tensor
-from l2l_exp.optimizers.averages import Averages, AveragesState, inverse
+from l2l_exp.optimizers.averages import NOTHING, Averages, AveragesState, inverse, weight
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.mlp import TIMES, Activation, FeatureMLP, clock
-from l2l_exp.optimizers.sizes import root
+from l2l_exp.optimizers.sizes import or_one
 
 
 class STARState(NamedTuple):
@@ -30,7 +29,7 @@ class STAR(LearnedOptimizer):
     a, b and d are outputs of a tiny MLP (features as for `MLPOptimizer`); m and v are Adam's
     bias-corrected momentum and root of the second moment; with the root mean squares over the
     tensor, p = root(v^2 + (floor rms(v))^2) / rms(g). An MLP that says nothing leaves Adam.
-    Updates do not depend on the scale of the loss.
+    Updates do not depend on the scale of the loss (in float32: see `Averages`).
 
     Args:
         hidden_units, layers, activation, momentum_decays, rms_decays, factored_decays, clip,
@@ -48,7 +47,8 @@ class STAR(LearnedOptimizer):
         ValueError: for a value outside these ranges.
 
     Source: Harrison, Metz, Sohl-Dickstein 2022, arXiv:2209.11208. Deviation: d has the gradient's
-        units, and the preconditioner a floor; Adam has no epsilon, and rests where v is 0.
+        units, and the preconditioner a floor; Adam has no epsilon, and rests where v is 0,
+        or below `NOTHING` of rms(v).
     """
 
     coupling = "tensor"
@@ -100,26 +100,28 @@ class STAR(LearnedOptimizer):
         averages = self.averages.advance(seen.grad, state.averages, seen.spec)
         after = STARState(averages, state.taken + 1)
         features = self.averages.features(seen, averages)
-        length, weight, d = self.network(features, clock(seen, progress=self.progress))
+        length, gain, d = self.network(features, clock(seen, progress=self.progress))
         momentum, size = self._corrected(after)
-        nominal = torch.exp(self.nominal_gain * length) * momentum * inverse(size)
-        learned = torch.exp(self.learned_gain * weight) * d * self._preconditioner(seen, size)
+        nominal = torch.exp(self.nominal_gain * length) * _over(momentum, size, seen.spec)
+        learned = torch.exp(self.learned_gain * gain) * d * self._preconditioner(seen, size)
         return -self.output_scale * (nominal + self.learned_scale * learned), after
 
     def _corrected(self, state: STARState) -> tuple[Tensor, Tensor]:
         """Adam's momentum and root of the second moment, bias-corrected: (B, N) each."""
-        first = _weight(self.averages.momentum_decays[0], state.taken)
-        second = _weight(self.averages.rms_decays[-1], state.taken)
-        return state.averages.momenta[0] / first, root(state.averages.squares[-1] / second)
+        first = weight(self.averages.momentum_decays[0], state.taken)
+        second = weight(self.averages.rms_decays[-1], state.taken)
+        return state.averages.momenta[0] / first, state.averages.roots[-1] / second.sqrt()
 
     def _preconditioner(self, seen: Observation, size: Tensor) -> Tensor:
         """rms(g) / root(v^2 + (floor rms(v))^2), and 0 where all v are 0: (B, N)."""
         of_grad, of_size = per_tensor.sizes(torch.stack([seen.grad, size]), seen.spec)
-        ratio = per_tensor.spread(of_grad * inverse(of_size), seen.spec)
+        over = torch.where(of_size > 0, of_grad / or_one(of_size), 0.0)
+        ratio = per_tensor.spread(over, seen.spec)
         relative = per_tensor.unit(size, seen.spec)
         return ratio * torch.rsqrt(relative.square() + self.floor**2)
 
 
-def _weight(decay: float, taken: Tensor) -> Tensor:
-    """1 - decay^taken, to the last digit: the weight of all that an average from 0 has seen."""
-    return -torch.expm1(taken * (math.log(decay) if decay else -math.inf))
+def _over(momentum: Tensor, size: Tensor, spec: ParamSpec) -> Tensor:
+    """momentum / size, both in units of the tensor first; 0 where size is `NOTHING`: (B, N)."""
+    unit = per_tensor.spread(or_one(per_tensor.sizes(size, spec)), spec)
+    return momentum / unit * inverse(size / unit, NOTHING)

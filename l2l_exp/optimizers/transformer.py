@@ -20,6 +20,7 @@ class TransformerState(NamedTuple):
     keys: tuple[Tensor, ...]  # per layer (D, K, B, N)
     values: tuple[Tensor, ...]  # per layer (D, K, B, N)
     inputs: InputState  # (B, N) each
+    taken: Tensor  # (B, N) steps seen: an older state may be put back while steps go on
 
 
 class Block(nn.Module):
@@ -47,14 +48,14 @@ class Block(nn.Module):
         self.down = normal(width, 2 * width)
 
     def forward(
-        self, token: Tensor, keys: Tensor, values: Tensor, seen: int
+        self, token: Tensor, keys: Tensor, values: Tensor, seen: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Advance one step.
 
         Args:
             token: (D, n).
             keys, values: (D, K, n) of the K steps before.
-            seen: steps that there were before, >= 0; what is older is not attended to.
+            seen: (n,) steps that there were before, >= 0; what is older is not attended to.
 
         Returns:
             The token (D, n), and the keys and values of the last K steps, this one included.
@@ -64,9 +65,9 @@ class Block(nn.Module):
         values = torch.cat([values[:, 1:], value.unsqueeze(1)], 1)
         q, k, v = (x.unflatten(0, (self.heads, -1)) for x in (query, keys, values))
         scores = (q.unsqueeze(2) * k).sum(1) / math.sqrt(q.shape[1]) + self.age_bias
-        known = min(seen + 1, keys.shape[1])
-        weights = scores[:, -known:].softmax(1)
-        mixed = (weights.unsqueeze(1) * v[:, :, -known:]).sum(2).flatten(0, 1)
+        ages = torch.arange(keys.shape[1] - 1, -1, -1, device=keys.device).unsqueeze(1)
+        weights = scores.masked_fill(ages > seen, -math.inf).softmax(1)
+        mixed = (weights.unsqueeze(1) * v).sum(2).flatten(0, 1)
         token = token + self.join @ mixed
         inner = torch.addmm(self.up_bias, self.up, _unit(token, self.gains[1]))
         return token + self.down @ nn.functional.gelu(inner), keys, values
@@ -136,7 +137,8 @@ class TransformerRule(LearnedOptimizer):
     def init_state(self, theta: Tensor, spec: ParamSpec) -> TransformerState:
         """Nothing to look back to."""
         empty = (theta.new_zeros(self.width, self.history, *theta.shape),) * len(self.blocks)
-        return TransformerState(empty, empty, self.inputs.init_state(theta))
+        inputs, taken = self.inputs.init_state(theta), torch.zeros_like(theta)
+        return TransformerState(empty, empty, inputs, taken)
 
     def step(self, seen: Observation, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Propose an update for every coordinate: (B, N), already scaled."""
@@ -145,13 +147,13 @@ class TransformerRule(LearnedOptimizer):
         keys, values = [], []
         for block, old_keys, old_values in zip(self.blocks, *state[:2], strict=True):
             token, new_keys, new_values = block(
-                token, old_keys.flatten(2), old_values.flatten(2), seen.step
+                token, old_keys.flatten(2), old_values.flatten(2), state.taken.flatten()
             )
             keys.append(new_keys.view(old_keys.shape))
             values.append(new_values.view(old_values.shape))
         output = torch.addmm(self.readout_bias, self.readout, _unit(token, self.gain))
         update = self.output_scale * torch.tanh(output).view(seen.grad.shape)
-        return update, TransformerState(tuple(keys), tuple(values), inputs)
+        return update, TransformerState(tuple(keys), tuple(values), inputs, state.taken + 1)
 
 
 def _unit(token: Tensor, gain: Tensor) -> Tensor:

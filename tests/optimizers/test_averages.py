@@ -40,8 +40,8 @@ def test_averages_are_geometric_sums():
     state, _ = after(grads)
     for ours, decay in zip(state.momenta, DECAYS, strict=True):
         torch.testing.assert_close(ours, weighted(grads, decay), rtol=1e-12, atol=1e-14)
-    for ours, decay in zip(state.squares, (0.6, 0.8), strict=True):
-        torch.testing.assert_close(ours, weighted(grads**2, decay), rtol=1e-12, atol=0)
+    for ours, decay in zip(state.roots, (0.6, 0.8), strict=True):
+        torch.testing.assert_close(ours.square(), weighted(grads**2, decay), rtol=1e-12, atol=0)
 
 
 def test_a_kernel_is_a_matrix_of_its_outputs_and_a_vector_a_column():
@@ -51,14 +51,14 @@ def test_a_kernel_is_a_matrix_of_its_outputs_and_a_vector_a_column():
     kernel = squares[:, :12].view(B, 2, 6)
     rows = torch.cat([kernel.mean(2), squares[:, 12:]], 1)  # of the kernel, the bias, the scalar
     columns = [kernel.mean(1), squares[:, 12:16].mean(1, keepdim=True), squares[:, 16:]]
-    torch.testing.assert_close(state.rows[1], rows, rtol=1e-12, atol=0)
-    torch.testing.assert_close(state.columns[1], torch.cat(columns, 1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(state.rows[1].square(), rows, rtol=1e-12, atol=0)
+    torch.testing.assert_close(state.columns[1].square(), torch.cat(columns, 1), rtol=1e-12, atol=0)
 
 
 def test_the_features_are_what_they_say():
     grads, theta = gradients(), gradients(6)[5]
     state, ours = after(grads, theta=theta)
-    g, m, v = grads[-1], state.momenta, state.squares
+    g, m, v = grads[-1], state.momenta, state.roots**2
     clipped = per_tensor.unit(g, SPEC).clamp(-1, 1)
     down, across, factored = [], [], []
     for decay in DECAYS:
@@ -97,6 +97,27 @@ def test_features_do_not_depend_on_the_scale_of_the_loss_or_of_theta(factor):
     _, features = after(grads, theta=theta)
     _, scaled = after(factor * grads, theta=factor * theta)
     torch.testing.assert_close(scaled, features, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-22, 1e-18, 1e-9, 1e30])
+def test_single_precision_bears_tiny_and_huge_gradients(factor):
+    grads = gradients().float()
+    beside = torch.ones(SPEC.size)
+    beside[:12] = factor  # one tensor is tiny or huge, the others are not
+    for scale in (factor, beside):
+        torch.testing.assert_close(after(scale * grads)[1], after(grads)[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-38, 1e-44])
+def test_gradients_at_the_end_of_single_precision_give_finite_features(factor):
+    assert after(factor * gradients().float())[1].isfinite().all()
+
+
+def test_what_is_next_to_nothing_beside_its_tensor_is_not_divided_by():
+    grads = gradients()
+    grads[..., 12] *= 1e-17
+    _, features = after(grads)
+    assert features[7:11, :, 12].count_nonzero() == 0  # inverses of v, m over its root
 
 
 def test_features_are_finite_where_there_is_no_gradient():

@@ -8,7 +8,7 @@ import torch
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.base import Observation
-from l2l_exp.optimizers.mlp import FeatureMLP, MLPOptimizer, clock, cosine_decay
+from l2l_exp.optimizers.mlp import FeatureMLP, MLPOptimizer, clock
 
 SPEC = ParamSpec.of({"w": ((2, 3), "fc"), "b": ((3,), "bias")})
 B, N, HORIZON = 2, SPEC.size, 10
@@ -72,10 +72,12 @@ def test_a_normalised_step_has_the_scale_as_its_size_in_every_tensor():
 
 @pytest.mark.parametrize("final", [0.0, 0.3, 1.0])
 def test_the_scale_ends_at_the_horizon_and_stays_there(final):
-    scales = [cosine_decay(looking(torch.ones(1, N), t), final) for t in range(HORIZON + 3)]
-    assert scales[0] == 1 and scales[5] == pytest.approx((1 + final) / 2)
+    rule = MLPOptimizer(output_scale=1.0, final_scale=final).double()
+    proposed = updates(rule, gradients(HORIZON + 3))
+    scales = per_tensor.sizes(proposed, SPEC)[:, 0, 0].tolist()
+    assert scales[0] == pytest.approx(1) and scales[5] == pytest.approx((1 + final) / 2)
     assert scales[HORIZON:] == [pytest.approx(final, abs=1e-15)] * 3
-    assert sorted(scales, reverse=True) == scales
+    assert sorted(scales[: HORIZON + 1], reverse=True) == pytest.approx(scales[: HORIZON + 1])
 
 
 def test_a_raw_step_is_direction_times_the_exponential_of_magnitude():
