@@ -108,7 +108,13 @@ def locate(source: Path, seed: int | None) -> Path:
 def _is_finished(run: Path) -> bool:
     """Whether a run's folder says so; where there is no record, its checkpoint is all there is."""
     path = run / "run.json"
-    return not path.is_file() or json.loads(path.read_text()).get("status") == "FINISHED"
+    if not path.is_file():
+        return True
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):  # broken off, or no text at all
+        return False
+    return isinstance(record, dict) and record.get("status") == "FINISHED"
 
 
 def rebuild(architecture: Mapping[str, Any], path: Path) -> LearnedOptimizer:

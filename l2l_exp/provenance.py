@@ -16,6 +16,7 @@ from l2l_exp import checkpoint
 
 PACKAGE = Path(l2l_exp.__file__).parent
 ARITHMETIC = ("torch", "numpy")
+TRAINED = "trained_rule"
 LIBRARIES = ("torch", "numpy", "scipy", "hydra-core", "mlflow", "scikit-learn", "torchvision")
 
 
@@ -34,24 +35,21 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
     """What the numbers of a run depend on besides its config: file -> hash, library -> version.
 
     Files are those of l2l_exp, the modules of others that the config names as `_target_`, and the
-    checkpoint of a trained rule; so every change of an uncommitted tree is a version of its own.
+    checkpoints of trained rules, wherever the config has one; so every change of an uncommitted
+    tree is a version of its own.
 
     Args:
         config: resolved.
     """
     found = {f"l2l_exp/{p.relative_to(PACKAGE)}": _hash(p) for p in sorted(PACKAGE.rglob("*.py"))}
-    for module in sorted({target.rpartition(".")[0] for target in _targets(config)}):
+    for module in sorted({node["_target_"].rpartition(".")[0] for node in _described(config)}):
         if module.split(".")[0] not in ("l2l_exp", "hydra", *ARITHMETIC):
             path = _source_file(module)
             if path is not None:
                 found[module] = _hash(path)
-    source = (config.get("optimizer") or {}).get("source")
-    if source:
-        folder = Path(str(source)).expanduser()
-        with suppress(checkpoint.CheckpointError):  # told where the rule is built
-            folder = checkpoint.locate(folder, config.get("seed"))
-        for path in folder.glob("*.safetensors"):
-            found[str(path)] = _hash(path)
+    for node in _described(config):
+        if node["_target_"].rpartition(".")[-1] == TRAINED and node.get("source"):
+            found |= {str(path): _hash(path) for path in _parameters(node)}
     return found | {name: importlib.metadata.version(name) for name in ARITHMETIC}
 
 
@@ -67,15 +65,29 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _targets(node: Any) -> Iterator[str]:
-    """Every `_target_` in a config, at any depth."""
+def _described(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Every node with a `_target_` in a config, at any depth."""
     if isinstance(node, Mapping):
         if isinstance(node.get("_target_"), str):
-            yield node["_target_"]
+            yield node
         node = list(node.values())
     if isinstance(node, list):
         for item in node:
-            yield from _targets(item)
+            yield from _described(item)
+
+
+def _parameters(node: Mapping[str, Any]) -> list[Path]:
+    """The files of a trained rule that is read from a folder; a run's id has none here.
+
+    Of a multirun whose member is not known, as before its seeds are dealt out, those of all.
+    """
+    folder = Path(str(node["source"])).expanduser()
+    if not folder.is_dir():
+        return []
+    with suppress(checkpoint.CheckpointError):  # told where the rule is built
+        folder = checkpoint.locate(folder, node.get("seed"))
+    places = ("", f"*/{checkpoint.FOLDER}/")
+    return [path for place in places for path in sorted(folder.glob(f"{place}*.safetensors"))]
 
 
 def _source_file(module: str) -> Path | None:

@@ -355,3 +355,12 @@ def test_the_error_is_a_value_error_on_one_line(saved):
     with pytest.raises(ValueError) as caught:
         checkpoint.load(saved)
     assert re.fullmatch(r"[^\n]+", str(caught.value))
+
+
+@pytest.mark.parametrize("record", [b"", b'{"status": "FINI', b"\xff\xfe\x00", b"[]", b"null"])
+def test_a_member_of_a_multirun_whose_record_cannot_be_read_is_not_finished(record, tmp_path):
+    for name, content in (("0", b'{"status": "FINISHED"}'), ("1", record)):
+        folder = tmp_path / name / checkpoint.FOLDER
+        checkpoint.save(folder, make(ARCHITECTURES["identity"]), {"seed": 0})
+        (tmp_path / name / "run.json").write_bytes(content)
+    assert checkpoint.locate(tmp_path, 0) == tmp_path / "0" / checkpoint.FOLDER

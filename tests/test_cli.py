@@ -243,6 +243,36 @@ def test_a_trained_rule_is_evaluated_with_safeguards_whose_use_is_told(
     assert '"test.learned.counts.bounded_steps.total"' in (folder / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize("wrapper", ["safeguarded", "postprocessed", "width_scaled"])
+def test_a_trained_rule_is_evaluated_inside_any_wrapper(wrapper, only_run):
+    trained = only_run("train", *SHORT, "tracking=none")
+    wrapped = only_run(
+        "evaluate", f"optimizer={wrapper}", "optimizer@optimizer.rule=trained",
+        f"optimizer.rule.source={trained}", "seed=3", *TINY, "tracking=none",
+    )  # fmt: skip
+    assert summary_of(wrapped)["seed"] == 0  # the rule's own
+    for criterion in ("average", "final"):  # by default a wrapper does nothing
+        mine, theirs = (summary_of(one)["learned"][criterion] for one in (wrapped, trained))
+        assert mine == theirs
+
+
+def test_a_trained_rule_teaches_another(only_run):
+    teacher = only_run("train", *SHORT, "tracking=none", "evaluation=none")
+    before = meta_parameters(teacher)
+    plain, taught = (
+        only_run("train", *SHORT, "tracking=none", "evaluation=none", "seed=1", *more)
+        for more in (
+            [],
+            ["training/imitation=trained", f"training.imitation.teacher.source={teacher}",
+             "training.imitation.probability=1"],
+        )
+    )  # fmt: skip
+    assert logged(taught)["imitation_loss"][0] > 0 and "meta_loss" not in logged(taught)
+    one, other, after = map(meta_parameters, (plain, taught, teacher))
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 def test_a_rule_is_trained_inside_its_safeguards(only_run):
     short = [key for key in SHORT if not key.startswith("optimizer.")]
     trained = only_run(
@@ -575,6 +605,14 @@ BAD_INPUTS = {
         "train", ["training/horizons=growing", "training.horizons.horizons=[8,4]"],
         ["training.horizons", "[8, 4]"],
     ),
+    "horizons that are no whole numbers": (
+        "train", ["training/horizons=growing", "training.horizons.horizons=[4,1e3]"],
+        ["training.horizons", "1000.0", "whole number"],
+    ),
+    "a fractional number of pairs": (
+        "train", ["training/gradient=es", "training.gradient.pairs=16.0"],
+        ["training.gradient", "pairs=16.0"],
+    ),
     "patience before horizons grow": (
         "train", ["training/horizons=growing", "training.patience=3"],
         ["training.patience=3", "training.horizons.patience=3"],
@@ -593,6 +631,14 @@ BAD_INPUTS = {
     "a subset of coordinates that are coupled": (
         "train", ["optimizer=gac", "training.gradient.subset=3"], ["subset=3", "problem"],
     ),
+    "a subset of coordinates that are coupled, in every particle": (
+        "train",
+        ["optimizer=mlp", "training/gradient=merged", "+training.gradient.gradient.subset=2"],
+        ["subset=2", "tensor"],
+    ),
+    "a trained teacher from nowhere": (
+        "train", ["training/imitation=trained"], ["training.imitation.teacher", "source"],
+    ),
     "imitation on a subset of coordinates that are coupled": (
         "train", ["optimizer=gac", "training/imitation=adam", "training.imitation.subset=3"],
         ["subset=3", "problem"],
@@ -606,6 +652,17 @@ BAD_INPUTS = {
     ),
     "a width of nothing": (
         "train", ["optimizer=width_scaled", "optimizer.base=0"], ["base=0"],
+    ),
+    "a baseline that is still to be tuned, postprocessed": (
+        "evaluate", ["optimizer=postprocessed", "optimizer@optimizer.rule=adam"],
+        ["optimizer: ", "rule.lr=tuned"],
+    ),
+    "steps that are counted on, scaled by width": (
+        "evaluate",
+        ["optimizer=width_scaled", "optimizer@optimizer.rule=ntm_bfgs",
+         "optimizer/controller@optimizer.rule.controller=by_hand",
+         "optimizer.rule.learn_initial_memory=false"],
+        ["BFGSByHand", "its own steps"],
     ),
     "scaling of unknown units": (
         "train", ["training/scaling=random", "training.scaling.per=layer"],

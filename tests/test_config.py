@@ -110,6 +110,8 @@ def build_run(cfg: DictConfig, source: str) -> None:
     """Build everything that a run of this config would, but the tracker's run."""
     if "source" in cfg.optimizer:
         cfg.optimizer.source = source
+    if "source" in (OmegaConf.select(cfg, "training.imitation.teacher") or ()):
+        cfg.training.imitation.teacher.source = source
     offline(cfg)
     optimizee = build_optimizee(cfg)
     assert isinstance(optimizee, Optimizee)

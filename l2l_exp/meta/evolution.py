@@ -45,8 +45,8 @@ class Evolution(MetaGradient):
     stochastic = True
 
     def __init__(self, pairs: int = 16, sigma: float = 0.01, batching: Batching = "vmap") -> None:
-        if pairs < 1:
-            raise ValueError(f"pairs={pairs} must be >= 1")
+        if not isinstance(pairs, int) or pairs < 1:
+            raise ValueError(f"pairs={pairs} must be a whole number >= 1")
         check_positive(sigma=sigma)
         check_choice("batching", batching, ("vmap", "loop"))
         self.pairs = pairs

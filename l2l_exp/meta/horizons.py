@@ -30,8 +30,10 @@ class Horizons(ABC):
         """
 
     def check(self, truncation: int) -> None:
-        """Raise ValueError unless the truncation divides every horizon."""
+        """Raise ValueError unless the horizons are whole numbers that the truncation divides."""
         for horizon in self.all:
+            if not isinstance(horizon, int):
+                raise ValueError(f"training.horizons: {horizon!r} must be a whole number")
             if horizon < 1 or horizon % truncation:
                 raise ValueError(
                     f"training.truncation={truncation} must divide every horizon of "
@@ -81,7 +83,9 @@ class Stages(Horizons):
             if not isinstance(stage, Mapping) or set(stage) != {"horizon", "episodes"}:
                 raise ValueError(f"stages: {stage!r} must be {{horizon: T, episodes: n}}")
             if not all(isinstance(value, int) and value >= 1 for value in stage.values()):
-                raise ValueError(f"stages: horizon and episodes of {stage} must be numbers >= 1")
+                raise ValueError(
+                    f"stages: horizon and episodes of {stage} must be whole numbers >= 1"
+                )
         self.stages = tuple((stage["horizon"], stage["episodes"]) for stage in stages)
 
     @property
@@ -148,8 +152,8 @@ class Growing(Horizons):
     def __init__(self, horizons: Sequence[int], patience: int = 3) -> None:
         if not horizons or list(horizons) != sorted(set(horizons)):
             raise ValueError(f"horizons={list(horizons)} must be at least one, and must grow")
-        if patience < 1:
-            raise ValueError(f"patience={patience} must be >= 1")
+        if not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"patience={patience} must be a whole number >= 1")
         self.horizons, self.patience = tuple(horizons), patience
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 from l2l_exp.meta.gradients import Estimate, Replay
 from l2l_exp.optimizees.seeding import Seed, generator
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State
-from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.baseline import at_one_rate
 from l2l_exp.unroll import Carry, Episode, unroll
 
 
@@ -57,10 +57,7 @@ class Imitation:
                 raise ValueError(f"{name}={value} must be in (0, 1]")
         if not isinstance(teacher, LearnedOptimizer):
             raise ValueError(f"teacher={teacher!r} must be an update rule")
-        if isinstance(teacher, Baseline) and len(teacher.rates) != 1:
-            given = list(teacher.rates) or "tuned"
-            raise ValueError(f"teacher.lr={given} must be one number: a teacher is not tuned")
-        self.teacher = teacher
+        self.teacher = at_one_rate("teacher", teacher)
         self.probability = probability
         self.weight = weight
         self.replay = Replay(chunk, subset)

@@ -40,8 +40,8 @@ class InverseVariance(MetaGradient):
     stochastic = True
 
     def __init__(self, gradient: MetaGradient, pairs: int = 4, sigma: float = 0.01) -> None:
-        if pairs < 2:
-            raise ValueError(f"pairs={pairs} must be >= 2")
+        if not isinstance(pairs, int) or pairs < 2:
+            raise ValueError(f"pairs={pairs} must be a whole number >= 2")
         check_positive(sigma=sigma)
         if gradient.particles != 1:
             raise ValueError(
@@ -52,6 +52,10 @@ class InverseVariance(MetaGradient):
         self.sigma = sigma
         self.attached = gradient.attached
         self.particles = 2 * pairs + 1
+
+    def check(self, rule: LearnedOptimizer) -> None:
+        """As `gradient` does."""
+        self.gradient.check(rule)
 
     def start(self, episode: Episode, rule: LearnedOptimizer, rng: np.random.Generator) -> Carry:
         """Where phi itself starts."""

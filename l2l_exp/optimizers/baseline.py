@@ -155,6 +155,22 @@ class Baseline(LearnedOptimizer):
         return BaselineState(tuple(_map_slots(function, group) for group in groups))
 
 
+def at_one_rate(name: str, rule: LearnedOptimizer) -> LearnedOptimizer:
+    """The rule, which something else is built around.
+
+    Args:
+        name: the argument that it is, for the message.
+        rule: any rule.
+
+    Raises:
+        ValueError: for a baseline that is still to be tuned, or at several rates at once.
+    """
+    if isinstance(rule, Baseline) and len(rule.rates) != 1:
+        given = list(rule.rates) or TUNED
+        raise ValueError(f"{name}.lr={given} must be one number: inside others nothing is tuned")
+    return rule
+
+
 def _map_slots(
     function: Callable[..., Tensor], group: Sequence[dict[str, Tensor]]
 ) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from l2l_exp.optimizees.spec import Kind, ParamSpec
 from l2l_exp.optimizers.base import Coupling, LearnedOptimizer, Observation, State
-from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.baseline import at_one_rate
 from l2l_exp.optimizers.selection import Selection
 
 Step = Callable[[Observation, State], tuple[Tensor, State]]
@@ -260,7 +260,5 @@ def _part(settings: Mapping[str, Any]) -> tuple[Selection, LearnedOptimizer]:
     rule = settings.get("rule")
     if not isinstance(rule, LearnedOptimizer):
         raise ValueError(f"rule={rule!r} must be a learned optimizer or a baseline")
-    if isinstance(rule, Baseline) and len(rule.rates) != 1:
-        given = list(rule.rates) or "tuned"
-        raise ValueError(f"lr={given} cannot be used for a part: give one learning rate")
+    at_one_rate("rule", rule)
     return Selection(**{name: settings.get(name) for name in conditions}), rule

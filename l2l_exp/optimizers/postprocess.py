@@ -8,6 +8,7 @@ from torch import Tensor
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State
+from l2l_exp.optimizers.baseline import at_one_rate
 from l2l_exp.optimizers.decay import Decay, checked, factor
 
 
@@ -18,7 +19,7 @@ class Postprocessed(LearnedOptimizer):
     it is the rule itself.
 
     Args:
-        rule: any learned rule.
+        rule: any rule; a `Baseline` at one learning rate.
         normalise: divide the update of every tensor by its root mean square (Celo2).
         bound: > 0, largest step of a coordinate before the learning rate; None for no bound.
         lr: > 0, a learning rate of the user's own.
@@ -52,7 +53,7 @@ class Postprocessed(LearnedOptimizer):
         ):
             if not good:
                 raise ValueError(f"{name}={value} must be {right}")
-        self.rule = rule
+        self.rule = at_one_rate("rule", rule)
         self.coupling = "tensor" if normalise and rule.coupling == "none" else rule.coupling
         self.about = dict(rule.about)
         self.normalise, self.bound = normalise, bound

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, choose, map_state
-from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.baseline import at_one_rate
 
 SMALLEST = 0.01
 """A best loss nearer to zero than this share of the first one counts as this share."""
@@ -140,8 +140,8 @@ class Safeguarded(LearnedOptimizer):
         ):
             if value is not None and there is None:
                 raise ValueError(f"{name}={value} has no effect without {needed}: set both")
-        self.rule = _ready("rule", rule)
-        self.fallback = None if fallback is None else _ready("fallback", fallback)
+        self.rule = at_one_rate("rule", rule)
+        self.fallback = None if fallback is None else at_one_rate("fallback", fallback)
         self.about = dict(rule.about)
         self.blow_up, self.damping, self.recovery = blow_up, damping, recovery
         self.growth, self.first_step, self.curvature = growth, first_step, curvature
@@ -356,14 +356,6 @@ class Safeguarded(LearnedOptimizer):
             map_state(rows, *thetas),
             map_state(rows, *grads),
         )
-
-
-def _ready(name: str, rule: LearnedOptimizer) -> LearnedOptimizer:
-    """The rule, unless it is a baseline that is still to be tuned, or at several rates at once."""
-    if isinstance(rule, Baseline) and len(rule.rates) != 1:
-        given = "tuned" if rule.needs_tuning else list(rule.rates)
-        raise ValueError(f"{name}.lr={given} must be one number: safeguarded rules are not tuned")
-    return rule
 
 
 def _rows(where: Tensor, one: Tensor, other: Tensor) -> Tensor:

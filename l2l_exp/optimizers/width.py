@@ -9,7 +9,7 @@ from torch import Tensor
 
 from l2l_exp.optimizees.spec import ParamSpec, TensorSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State
-from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.baseline import at_one_rate
 
 
 class WidthScaledState(NamedTuple):
@@ -34,11 +34,12 @@ class WidthScaled(LearnedOptimizer):
     which is about the network too: its output layer and its initialisation are the optimizee's.
 
     Args:
-        rule: any rule; a `Baseline` at one learning rate.
+        rule: any rule that does not count on its own steps (`Controller.needs_own_steps`); a
+            `Baseline` at one learning rate.
         base: > 0, the width with the factor 1, such as the one that is trained on.
 
     Raises:
-        ValueError: for a value outside these ranges.
+        ValueError: for a value or a rule outside these ranges.
 
     Source: Therien et al. 2024, arXiv:2406.00153 (hidden updates times 1 / fan_in).
     """
@@ -47,10 +48,13 @@ class WidthScaled(LearnedOptimizer):
         super().__init__()
         if not 0 < base < math.inf:
             raise ValueError(f"base={base} must be a number > 0")
-        if isinstance(rule, Baseline) and len(rule.rates) != 1:
-            given = list(rule.rates) or "tuned"
-            raise ValueError(f"rule.lr={given} must be one number: scaled rules are not tuned")
-        self.rule = rule
+        for part in rule.modules():
+            if getattr(part, "needs_own_steps", False):
+                raise ValueError(
+                    f"rule={type(part).__name__} cannot be scaled: it counts on its own steps"
+                )
+        self.rule = at_one_rate("rule", rule)
+        self.about = dict(rule.about)
         self.base = base
         self.coupling = rule.coupling
 

@@ -426,7 +426,8 @@ def test_a_rule_without_meta_parameters_cannot_be_trained_by_evolution(separable
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pairs": 0}, "pairs=0 must be >= 1"),
+        ({"pairs": 0}, "pairs=0 must be a whole number >= 1"),
+        ({"pairs": 16.0}, "pairs=16.0 must be a whole number >= 1"),
         ({"sigma": 0.0}, "sigma=0.0 must be > 0"),
         ({"sigma": float("nan")}, "sigma=nan must be > 0"),
         ({"batching": "scan"}, "batching='scan' must be one of vmap, loop"),

@@ -102,7 +102,8 @@ def test_the_merged_gradient_varies_less_than_either_of_the_two():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: InverseVariance(Replay(), pairs=1), "pairs=1 must be >= 2"),
+        (lambda: InverseVariance(Replay(), pairs=1), "pairs=1 must be a whole number >= 2"),
+        (lambda: InverseVariance(Replay(), pairs=4.0), "pairs=4.0 must be a whole number >= 2"),
         (lambda: InverseVariance(Replay(), sigma=-1.0), "sigma=-1.0 must be > 0"),
         (lambda: InverseVariance(ES()), "gradient=ES must be of one particle"),
     ],

@@ -87,3 +87,9 @@ def test_the_wrapped_rule_is_told_of_what_became_of_its_update():
 def test_impossible_values_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         Postprocessed(CoordinatewiseLSTM(), **wrong)
+
+
+@pytest.mark.parametrize(("lr", "given"), [("tuned", "tuned"), ([0.1, 0.2], r"\[0.1, 0.2\]")])
+def test_a_baseline_that_is_not_at_one_rate_is_refused(lr, given):
+    with pytest.raises(ValueError, match=f"rule.lr={given} must be one number"):
+        Postprocessed(Baseline(torch.optim.SGD, lr))

@@ -10,9 +10,11 @@ from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.by_hand import BFGSByHand
 from l2l_exp.optimizers.encoding import LogSign
 from l2l_exp.optimizers.gac import GAC
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.width import WidthScaled, hidden_weights
 from l2l_exp.unroll import Episode
@@ -145,3 +147,9 @@ def test_what_makes_no_sense_is_refused(rule, base, message):
     inner = Baseline(torch.optim.Adam) if rule == "tuned" else RULES[rule]()
     with pytest.raises(ValueError, match=message):
         WidthScaled(inner, base)
+
+
+@pytest.mark.parametrize("around", [lambda rule: rule, Safeguarded], ids=["bare", "safeguarded"])
+def test_a_rule_that_counts_on_its_own_steps_is_refused(around):
+    with pytest.raises(ValueError, match="rule=BFGSByHand cannot be scaled: .* its own steps"):
+        WidthScaled(around(NTMBFGS(BFGSByHand())))
