@@ -10,12 +10,20 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.utils import parameters_to_vector
 
-from l2l_exp.meta.gradients import Estimate, MetaGradient, Objective, meta_parameters
+from l2l_exp.meta.gradients import Estimate, MetaGradient, Objective, laid_out, meta_parameters
 from l2l_exp.meta.particles import Batching, Particles, last_particle, spread
 from l2l_exp.optimizees.base import check_choice, check_positive
 from l2l_exp.optimizees.repeated import Repeated
 from l2l_exp.optimizers.base import LearnedOptimizer, State
 from l2l_exp.unroll import Carry, Episode, unroll
+
+
+def perturbations(
+    rule: LearnedOptimizer, pairs: int, sigma: float, rng: np.random.Generator
+) -> Tensor:
+    """Draw N(0, sigma^2 I): (pairs, D), D meta-parameters, of their dtype and device."""
+    phi = parameters_to_vector(meta_parameters(rule)).detach()
+    return torch.from_numpy(sigma * rng.standard_normal((pairs, phi.numel()))).to(phi)
 
 
 class Evolution(MetaGradient):
@@ -56,9 +64,7 @@ class Evolution(MetaGradient):
 
     def draw(self, rule: LearnedOptimizer, rng: np.random.Generator) -> Tensor:
         """A perturbation per pair: (pairs, D), D meta-parameters."""
-        phi = parameters_to_vector(meta_parameters(rule))
-        noise = self.sigma * rng.standard_normal((self.pairs, phi.numel()))
-        return torch.from_numpy(noise).to(phi)
+        return perturbations(rule, self.pairs, self.sigma, rng)
 
     @torch.no_grad()
     def advance(
@@ -97,10 +103,7 @@ class Evolution(MetaGradient):
         values = vmap(objective, in_dims=1)(losses)  # (2*pairs,)
         ahead, behind = values.chunk(2)
         grad = (ahead - behind) @ directions / (2 * self.sigma**2 * self.pairs)
-        parameters = meta_parameters(rule)
-        parts = grad.split([parameter.numel() for parameter in parameters])
-        grads = [part.view_as(like) for part, like in zip(parts, parameters, strict=True)]
-        return Estimate(grads, values.mean().item(), losses.mean(1), carry)
+        return Estimate(laid_out(grad, rule), values.mean().item(), losses.mean(1), carry)
 
 
 class ES(Evolution):

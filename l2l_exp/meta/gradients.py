@@ -300,6 +300,13 @@ def _gradients(scalar: Tensor, rule: LearnedOptimizer) -> list[Tensor]:
     return list(grads)
 
 
+def laid_out(flat: Tensor, rule: LearnedOptimizer) -> list[Tensor]:
+    """Cut a vector (D,) into the shapes of a rule's D meta-parameters, in their order."""
+    parameters = meta_parameters(rule)
+    parts = flat.split([parameter.numel() for parameter in parameters])
+    return [part.view_as(like) for part, like in zip(parts, parameters, strict=True)]
+
+
 def meta_parameters(rule: LearnedOptimizer) -> list[torch.nn.Parameter]:
     """The meta-parameters of a rule that has some.
 

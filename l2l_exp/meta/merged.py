@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from l2l_exp.meta.gradients import Estimate, MetaGradient, Objective, meta_parameters
+from l2l_exp.meta.evolution import perturbations
+from l2l_exp.meta.gradients import Estimate, MetaGradient, Objective, laid_out, meta_parameters
 from l2l_exp.optimizees.base import check_positive
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.unroll import Carry, Episode, unroll
@@ -71,10 +72,8 @@ class InverseVariance(MetaGradient):
         rng: np.random.Generator,
     ) -> Estimate:
         """Unroll every particle, and phi itself, from the same carry."""
-        parameters = meta_parameters(rule)
-        phi = parameters_to_vector(parameters).detach()
-        noise = torch.from_numpy(self.sigma * rng.standard_normal((self.pairs, phi.numel())))
-        noise = noise.to(phi)
+        phi = parameters_to_vector(meta_parameters(rule)).detach()
+        noise = perturbations(rule, self.pairs, self.sigma, rng)
         particle, estimates = copy.deepcopy(rule), []
         for offset in torch.cat([noise, -noise]):
             vector_to_parameters(phi + offset, particle.parameters())
@@ -83,14 +82,12 @@ class InverseVariance(MetaGradient):
         values = slopes.new_tensor([e.meta_loss for e in estimates])
         contrast = (values[: self.pairs] - values[self.pairs :]) / (2 * self.sigma**2)
         merged = merge(slopes.view(2, self.pairs, -1).mean(0), contrast.unsqueeze(1) * noise)
-        parts = merged.split([parameter.numel() for parameter in parameters])
-        grads = [part.view_as(like) for part, like in zip(parts, parameters, strict=True)]
         losses = torch.stack([e.losses for e in estimates]).mean(0)
         after = carry
         with torch.no_grad():
             for step in unroll(replace(episode, attached="nothing"), rule, carry, steps):
                 after = step
-        return Estimate(grads, values.mean().item(), losses, after)
+        return Estimate(laid_out(merged, rule), values.mean().item(), losses, after)
 
 
 def merge(one: Tensor, other: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from l2l_exp.optimizers.averages import weight
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.encoding import Encoding
-from l2l_exp.optimizers.sizes import log_ratio, root
+from l2l_exp.optimizers.sizes import log_ratio, or_one, root
 
 InputState = tuple[Tensor, ...]
 """Tensors (B, N) each."""
@@ -97,7 +97,7 @@ class MomentRatios(Inputs):
             for old, beta in zip(state[2:], self.betas, strict=True)
         ]
         size = root(v / weight(self.beta2, taken))
-        inverse = torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0)
+        inverse = torch.where(size > 0, 1 / or_one(size), 0.0)
         unbiased = [m / weight(beta, taken) for m, beta in zip(means, self.betas, strict=True)]
         features = torch.stack([seen.grad, *unbiased]) * inverse
         return features.clamp(-self.limit, self.limit), (taken, v, *means)

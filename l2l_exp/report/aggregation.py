@@ -62,7 +62,7 @@ def rows_of(summary: Mapping[str, Any], condition: str) -> list[dict[str, Any]]:
     counts = {"n_problems": summary["n_problems"], "not_ok": not_ok}
     rows = []
     for name in criteria:
-        median = _number(learned[name]["median"], math.inf)
+        median = number(learned[name]["median"], math.inf)
         ratio = _ratio(summary["paired"][name], median, summary["n_problems"])
         rows.append({**about, "criterion": name, "median": median, **ratio, **counts})
     return rows
@@ -101,7 +101,7 @@ def aggregate(rows: pd.DataFrame) -> pd.DataFrame:
 def as_text(table: pd.DataFrame) -> str:
     """Tell in Markdown what `aggregate` made."""
     told = [HEAD, ["---"] * len(HEAD), *map(_told, table.to_dict("records"))]
-    return f"# Over meta-seeds\n\n{NOTE}\n{''.join(map(_line, told))}"
+    return f"# Over meta-seeds\n\n{NOTE}\n{''.join(map(line, told))}"
 
 
 def _told(one: Mapping[Any, Any]) -> list[str]:
@@ -122,7 +122,7 @@ def _told(one: Mapping[Any, Any]) -> list[str]:
     ]
 
 
-def _line(texts: Iterable[str]) -> str:
+def line(texts: Iterable[str]) -> str:
     """A line of a Markdown table."""
     return f"| {' | '.join(text.replace('|', '/') for text in texts)} |\n"
 
@@ -146,14 +146,14 @@ def log(values: Any) -> Floats:
         return np.log(np.asarray(values, dtype=np.float64))
 
 
-def _number(value: float | None, otherwise: float) -> float:
+def number(value: float | None, otherwise: float) -> float:
     """A number of summary.json; `otherwise` where it is null or NaN."""
     return otherwise if value is None or math.isnan(value) else float(value)
 
 
 def _selected(selection: Mapping[str, Any]) -> dict[str, Any]:
     """Columns of a run without evaluation."""
-    median = _number(selection.get("validation"), math.inf)
+    median = number(selection.get("validation"), math.inf)
     counts = {"n_problems": 0, "not_ok": 0}
     return {"criterion": VALIDATION, "median": median, **_ratio(None, median, 0), **counts}
 
@@ -167,15 +167,15 @@ def _ratio(paired: Mapping[str, Any] | None, median: float, n_problems: int) -> 
     if not paired:
         return {"best_baseline": None, "log_ratio": math.nan, "low": math.nan, "high": math.nan}
     told = paired["log_ratio"]
-    value = _number(told["median"], -math.inf if median == 0 else math.inf)
+    value = number(told["median"], -math.inf if median == 0 else math.inf)
     low, high = math.inf if value == math.inf else -math.inf, math.inf
     if n_problems < FEWEST_FOR_MEDIAN:
         low = high = math.nan
     return {
         "best_baseline": paired["best_baseline"],
         "log_ratio": value,
-        "low": _number(told["low"], low),
-        "high": _number(told["high"], high),
+        "low": number(told["low"], low),
+        "high": number(told["high"], high),
     }
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from l2l_exp.report.aggregation import line, number
+
 COLUMNS = (
     "condition", "seed", "run_id", "seconds", "best_validation", "level", "seconds_to_level",
     "microseconds_per_step", "state_bytes_per_coordinate",
@@ -38,7 +40,7 @@ def row_of(summary: Mapping[str, Any], condition: str) -> dict[str, Any] | None:
         "seed": summary["seed"],
         "run_id": summary["run_id"],
         "validated": summary.get("validated"),
-        "validations": [(one["seconds"], _loss(one["loss"])) for one in validations],
+        "validations": [(one["seconds"], number(one["loss"], math.inf)) for one in validations],
         "microseconds_per_step": 1e6 * learned.get("seconds_per_step", math.nan),
         "state_bytes_per_coordinate": learned.get("state_bytes_per_coordinate", math.nan),
     }
@@ -94,7 +96,7 @@ def as_text(runs: pd.DataFrame) -> str:
                 f"{ordered['state_bytes_per_coordinate'].median():.0f}",
             )
         )
-    told = "".join(f"| {' | '.join(text.replace('|', '/') for text in line)} |\n" for line in lines)
+    told = "".join(map(line, lines))
     return f"# Meta-training to a validation loss of {level:.4g}\n\n{NOTE}\n{told}"
 
 
@@ -106,8 +108,3 @@ def found(rows: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, Any]]:
 def _reached(seconds: float, trained: float) -> str:
     """Seconds to the level, or the bound that is known of them."""
     return f"{seconds:.0f}" if math.isfinite(seconds) else f"> {trained:.0f}"
-
-
-def _loss(value: float | None) -> float:
-    """A loss of summary.json, where null was not finite."""
-    return math.inf if value is None else float(value)
