@@ -59,6 +59,7 @@ from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.secant import SecantController
 from l2l_exp.optimizers.star import STAR
 from l2l_exp.optimizers.transformer import TransformerRule
+from l2l_exp.optimizers.whitened import Whitened
 from l2l_exp.optimizers.width import WidthScaled
 
 torch.set_num_threads(1)
@@ -278,6 +279,8 @@ LEARNED |= {
     "hierarchical": lambda: Hierarchical(2, 3, 2, 3, output_scale=0.05, readout_std=0.5),
     "width_scaled": lambda: WidthScaled(CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5), 0.5),
     "width_scaled_gac": lambda: WidthScaled(GAC(3, 1, 1, readout_std=0.5), 0.5),
+    "whitened": lambda: Whitened(CoordinatewiseLSTM(3, 1, Identity(), readout_std=0.5), 0.7, 0.3),
+    "whitened_seldom": lambda: Whitened(STAR(**SMOOTH), 0.7, 0.3, every=2, max_side=2),
 }
 
 SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {

@@ -92,7 +92,7 @@ class Averages:
         def zeros(decays: tuple[float, ...], size: int) -> Tensor:
             return theta.new_zeros(len(decays), theta.shape[0], size)
 
-        matrices = [_matrix(x) for x in spec.tensors]
+        matrices = [matrix_shape(x) for x in spec.tensors]
         return AveragesState(
             zeros(self.momentum_decays, spec.size),
             zeros(self.rms_decays, spec.size),
@@ -102,7 +102,7 @@ class Averages:
 
     def advance(self, grad: Tensor, state: AveragesState, spec: ParamSpec) -> AveragesState:
         """Take a gradient (B, N) in."""
-        matrices = [grad[:, x.slice].unflatten(-1, _matrix(x)) for x in spec.tensors]
+        matrices = [grad[:, x.slice].unflatten(-1, matrix_shape(x)) for x in spec.tensors]
         rows = torch.cat([rms(x).squeeze(-1) for x in matrices], -1)
         columns = torch.cat([rms(x.mT).squeeze(-1) for x in matrices], -1)
         return AveragesState(
@@ -145,7 +145,7 @@ class Averages:
 
     def _factors(self, state: AveragesState, spec: ParamSpec) -> tuple[Tensor, Tensor]:
         """Roots of a coordinate's row and column moments, over the tensor's: (D, B, N) each."""
-        matrices = [_matrix(x) for x in spec.tensors]
+        matrices = [matrix_shape(x) for x in spec.tensors]
         rows = state.rows.split([rows for rows, _ in matrices], -1)
         columns = state.columns.split([columns for _, columns in matrices], -1)
         parts = []
@@ -169,7 +169,7 @@ def weight(decay: float, taken: Tensor) -> Tensor:
     return -torch.expm1(taken.detach() * (math.log(decay) if decay else -math.inf))
 
 
-def _matrix(tensor: TensorSpec) -> tuple[int, int]:
+def matrix_shape(tensor: TensorSpec) -> tuple[int, int]:
     """Rows and columns of a tensor as a matrix."""
     rows = tensor.shape[0] if tensor.shape else 1
     return rows, tensor.size // rows

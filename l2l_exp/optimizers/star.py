@@ -1,7 +1,7 @@
 """STAR: Adam with a learned length, and a learned term behind a preconditioner."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from l2l_exp.optimizers.averages import NOTHING, Averages, AveragesState, invers
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.mlp import TIMES, Activation, FeatureMLP, clock
 from l2l_exp.optimizers.sizes import or_one
+
+
+Nominal = Literal["adam", "momentum"]
 
 
 class STARState(NamedTuple):
@@ -68,6 +71,7 @@ class STAR(LearnedOptimizer):
         learned_scale: float = 1.0,
         learned_gain: float = 1.0,
         floor: float = 0.1,
+        nominal: Nominal = "adam",
         readout_std: float = 0.01,
         seed: int = 0,
     ) -> None:
@@ -80,6 +84,8 @@ class STAR(LearnedOptimizer):
         ):
             if not value >= 0:
                 raise ValueError(f"{name}={value} must be >= 0")
+        if nominal not in get_args(Nominal):
+            raise ValueError(f"nominal={nominal!r} must be one of {', '.join(get_args(Nominal))}")
         if not 0 < floor <= 1:
             raise ValueError(f"floor={floor} must be > 0 and <= 1")
         self.averages = Averages(momentum_decays, rms_decays, factored_decays, clip)
@@ -89,7 +95,7 @@ class STAR(LearnedOptimizer):
         )  # fmt: skip
         self.progress, self.output_scale, self.floor = progress, output_scale, floor
         self.nominal_gain, self.learned_gain = nominal_gain, learned_gain
-        self.learned_scale = learned_scale
+        self.learned_scale, self.nominal = learned_scale, nominal
 
     def init_state(self, theta: Tensor, spec: ParamSpec) -> STARState:
         """Nothing seen yet."""
@@ -102,7 +108,8 @@ class STAR(LearnedOptimizer):
         features = self.averages.features(seen, averages)
         length, gain, d = self.network(features, clock(seen, progress=self.progress))
         momentum, size = self._corrected(after)
-        nominal = torch.exp(self.nominal_gain * length) * _over(momentum, size, seen.spec)
+        nominal = momentum if self.nominal == "momentum" else _over(momentum, size, seen.spec)
+        nominal = torch.exp(self.nominal_gain * length) * nominal
         learned = torch.exp(self.learned_gain * gain) * d * self._preconditioner(seen, size)
         return -self.output_scale * (nominal + self.learned_scale * learned), after
 
