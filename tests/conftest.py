@@ -276,6 +276,7 @@ LEARNED |= {
         **SMOOTH,
     ),
     "star": lambda: STAR(**SMOOTH),
+    "star_momentum": lambda: STAR(nominal="momentum", **SMOOTH),
     "hierarchical": lambda: Hierarchical(2, 3, 2, 3, output_scale=0.05, readout_std=0.5),
     "width_scaled": lambda: WidthScaled(CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5), 0.5),
     "width_scaled_gac": lambda: WidthScaled(GAC(3, 1, 1, readout_std=0.5), 0.5),

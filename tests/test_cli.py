@@ -470,7 +470,7 @@ def test_all_options_of_training_at_once(only_run):
         "training.imitation.probability=0.5", "training.imitation.weight=0.5",
         "training/horizons=log_uniform", "training.horizons.high=8",
         "+optimizee@training.optimizees.wide=mlp", "training.optimizees.wide.hidden_units=2",
-        "optimizer=width_scaled", "optimizer.rule.hidden_units=2",
+        "optimizer=whitened", "optimizer.rule.hidden_units=2",
     )  # fmt: skip
     values = logged(folder)
     assert set(values["horizon"]) <= {2, 4, 6, 8} and len(set(values["horizon"])) > 1
@@ -649,6 +649,10 @@ BAD_INPUTS = {
     ),
     "an optimizee that is none": (
         "train", ["+training.optimizees.wide=3"], ["training.optimizees.wide"],
+    ),
+    "no ridge": ("train", ["optimizer=whitened", "optimizer.ridge=0"], ["ridge=0", "> 0"]),
+    "a nominal term of no name": (
+        "train", ["optimizer=star", "optimizer.nominal=sgd"], ["nominal='sgd'", "momentum"],
     ),
     "a width of nothing": (
         "train", ["optimizer=width_scaled", "optimizer.base=0"], ["base=0"],

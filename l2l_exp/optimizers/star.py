@@ -13,7 +13,6 @@ from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.mlp import TIMES, Activation, FeatureMLP, clock
 from l2l_exp.optimizers.sizes import or_one
 
-
 Nominal = Literal["adam", "momentum"]
 
 
@@ -42,6 +41,8 @@ class STAR(LearnedOptimizer):
         nominal_gain: >= 0 (b2).
         learned_scale: >= 0, of the learned term relative to Adam's (b3 / b1).
         learned_gain: >= 0 (b4).
+        nominal: "adam", or "momentum": m alone, without the correction of its start, for gradients
+            that have no size of their own (`Whitened`); on others steps grow with the loss.
         floor: in (0, 1], bounds the learned term at d / floor where a second moment is all but 0.
         readout_std: >= 0, the outputs' weights start as N(0, readout_std^2), their biases as 0.
         seed: of the initial meta-parameters.
@@ -108,7 +109,10 @@ class STAR(LearnedOptimizer):
         features = self.averages.features(seen, averages)
         length, gain, d = self.network(features, clock(seen, progress=self.progress))
         momentum, size = self._corrected(after)
-        nominal = momentum if self.nominal == "momentum" else _over(momentum, size, seen.spec)
+        if self.nominal == "adam":
+            nominal = _over(momentum, size, seen.spec)
+        else:
+            nominal = averages.momenta[0]
         nominal = torch.exp(self.nominal_gain * length) * nominal
         learned = torch.exp(self.learned_gain * gain) * d * self._preconditioner(seen, size)
         return -self.output_scale * (nominal + self.learned_scale * learned), after

@@ -57,7 +57,7 @@ class Whitened(LearnedOptimizer):
         rule: any rule; a `Baseline` at one learning rate.
         decay: in [0, 1), of the averages, from which the bias of their start is removed.
         ridge: > 0, relative to the mean of the diagonal.
-        every: >= 1, steps between two computations of the inverse roots; the first 10 * every
+        every: >= 1, steps between two computations of the inverse roots; the first 2 * every
             steps compute them all.
         max_side: >= 0, the longest side that is whitened; its matrix costs side^2 memory, its
             inverse root side^3 time. 0: every coordinate by itself, as Adam does.
@@ -145,7 +145,7 @@ class Whitened(LearnedOptimizer):
     def _whiten(self, seen: Observation, state: WhitenedState) -> tuple[Observation, WhitenedState]:
         """The observation of the whitened gradient, and the state with it taken in."""
         taken = state.taken + 1
-        fresh = seen.step < 10 * self.every or seen.step % self.every == 0
+        fresh = seen.step < 2 * self.every or seen.step % self.every == 0
         whitened, moments, roots = [], [], []
         for tensor, old, kept in zip(seen.spec.tensors, state.moments, state.roots, strict=True):
             grad = seen.grad[:, tensor.slice]
@@ -188,8 +188,8 @@ class Whitened(LearnedOptimizer):
     ) -> Tensor:
         """A gradient (B, r c) of unit size, whitened."""
         if moments.each.numel():
-            return unit / (moments.each + self.ridge).sqrt()
-        matrix = unit.unflatten(-1, shape)
+            return torch.rsqrt(moments.each + self.ridge) * unit
+        matrix: Tensor = unit.unflatten(-1, shape)
         if roots[0].numel():
             matrix = roots[0] @ matrix
         if roots[1].numel():
@@ -216,4 +216,5 @@ def inverse_root(matrix: Tensor) -> Tensor:
         return value
     one, other = roots.unsqueeze(-1), roots.unsqueeze(-2)
     inner = vectors.mT @ (matrix - matrix.detach()) @ vectors
-    return value - vectors @ (inner / (one * other * (one + other))) @ vectors.mT
+    slope: Tensor = vectors @ (inner / (one * other * (one + other))) @ vectors.mT
+    return value - slope

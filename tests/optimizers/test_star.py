@@ -56,6 +56,22 @@ def test_an_mlp_that_says_nothing_leaves_adam(settings, betas):
     torch.testing.assert_close(updates(rule, grads), adam(grads, 0.03, betas), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.8])
+def test_around_momentum_an_mlp_that_says_nothing_leaves_heavy_ball(decay):
+    settings = {"nominal": "momentum", "momentum_decays": [decay, 0.99], "output_scale": 0.03}
+    grads = gradients()
+    theta = torch.nn.Parameter(torch.zeros_like(grads[0]))
+    # torch's momentum is a sum where this is an average.
+    optimizer = torch.optim.SGD([theta], 0.03 * (1 - decay), momentum=decay)
+    expected = []
+    for grad in grads:
+        before, theta.grad = theta.detach().clone(), grad.clone()
+        optimizer.step()
+        expected.append(theta.detach() - before)
+    proposed = updates(STAR(readout_std=0.0, **settings).double(), grads)
+    torch.testing.assert_close(proposed, torch.stack(expected), rtol=1e-12, atol=1e-12)
+
+
 def test_in_float32_it_is_adam_to_rounding():
     grads = gradients(20)
     ours = updates(STAR(readout_std=0.0, output_scale=0.03), grads.float())
