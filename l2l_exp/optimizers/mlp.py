@@ -15,9 +15,6 @@ from l2l_exp.optimizers.decay import factor
 
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu", "softplus"]
 
-TIMES = 11
-"""Time features: tanh(t / tau - 1) for tau = 1, 3.2, 10, ..., 1e5."""
-
 
 class FeatureMLP(nn.Module):
     """An MLP over n independent units, features first, with inputs that all of them share.
@@ -104,6 +101,9 @@ class MLPOptimizer(LearnedOptimizer):
         layers: >= 1, hidden layers (both: 2).
         activation: relu (both), tanh, elu, gelu, silu, softplus.
         momentum_decays, rms_decays, factored_decays, clip: as for `Averages`.
+        times: >= 0, time features: tanh(t / tau - 1) for the first of tau = 1, 3.2, 10, 32, ...
+            (both: 11, to 1e5). Those with tau far beyond the horizons of meta-training begin to
+            move where nothing was learned of them.
         progress: whether step / horizon is a feature.
         magnitude: whether there is an output m; without it step = d (Celo2).
         exp_scale: >= 0.
@@ -135,6 +135,7 @@ class MLPOptimizer(LearnedOptimizer):
         rms_decays: Sequence[float] = (0.999,),
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         clip: float = 1.0,
+        times: int = 11,
         progress: bool = False,
         magnitude: bool = False,
         exp_scale: float = 0.001,
@@ -146,7 +147,9 @@ class MLPOptimizer(LearnedOptimizer):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("exp_scale", exp_scale), ("output_scale", output_scale)):
+        for name, value in (
+            ("exp_scale", exp_scale), ("output_scale", output_scale), ("times", times)
+        ):  # fmt: skip
             if not value >= 0:
                 raise ValueError(f"{name}={value} must be >= 0")
         if not 0 <= final_scale <= 1:
@@ -157,7 +160,7 @@ class MLPOptimizer(LearnedOptimizer):
             )
         self.averages = Averages(momentum_decays, rms_decays, factored_decays, clip)
         self.network = FeatureMLP(
-            self.averages.size, TIMES + progress, 1 + magnitude, hidden_units=hidden_units,
+            self.averages.size, times + progress, 1 + magnitude, hidden_units=hidden_units,
             layers=layers, activation=activation, readout_std=readout_std, seed=seed,
         )  # fmt: skip
         self.shortcut: nn.Parameter | None = None
@@ -165,7 +168,8 @@ class MLPOptimizer(LearnedOptimizer):
             path = torch.zeros(1, self.averages.size)
             path[0, self.averages.descent] = -1
             self.shortcut = nn.Parameter(path)
-        self.progress, self.magnitude, self.normalise = progress, magnitude, normalise
+        self.times, self.progress = times, progress
+        self.magnitude, self.normalise = magnitude, normalise
         self.exp_scale, self.output_scale, self.final_scale = exp_scale, output_scale, final_scale
 
     def init_state(self, theta: Tensor, spec: ParamSpec) -> MLPState:
@@ -176,7 +180,7 @@ class MLPOptimizer(LearnedOptimizer):
         """Propose an update for every coordinate: (B, N)."""
         averages = self.averages.advance(seen.grad, state.averages, seen.spec)
         features = self.averages.features(seen, averages)
-        outputs = self.network(features, clock(seen, progress=self.progress))
+        outputs = self.network(features, clock(seen, self.times, progress=self.progress))
         step = outputs[0]
         if self.shortcut is not None:
             step = step + (self.shortcut @ features.flatten(1)).view_as(step)
@@ -188,9 +192,9 @@ class MLPOptimizer(LearnedOptimizer):
         return scale * step, MLPState(averages)
 
 
-def clock(seen: Observation, *, progress: bool) -> Tensor:
+def clock(seen: Observation, count: int, *, progress: bool) -> Tensor:
     """Features of the time: tanh(t / tau - 1), and step / horizon if asked for."""
-    times = [math.tanh(seen.step / 10 ** (k / 2) - 1) for k in range(TIMES)]
+    times = [math.tanh(seen.step / 10 ** (k / 2) - 1) for k in range(count)]
     if progress:
         times.append(seen.step / seen.horizon)
     return torch.tensor(times, dtype=seen.grad.dtype, device=seen.grad.device)

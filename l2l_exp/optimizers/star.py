@@ -10,7 +10,7 @@ from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.averages import NOTHING, Averages, AveragesState, inverse, weight
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
-from l2l_exp.optimizers.mlp import TIMES, Activation, FeatureMLP, clock
+from l2l_exp.optimizers.mlp import Activation, FeatureMLP, clock
 from l2l_exp.optimizers.sizes import or_one
 
 Nominal = Literal["adam", "momentum"]
@@ -35,8 +35,8 @@ class STAR(LearnedOptimizer):
 
     Args:
         hidden_units, layers, activation, momentum_decays, rms_decays, factored_decays, clip,
-            progress: as for `MLPOptimizer`; Adam uses the first momentum decay and the last rms
-            decay.
+            times, progress: as for `MLPOptimizer`; Adam uses the first momentum decay and the last
+            rms decay.
         output_scale: >= 0, the learning rate of the Adam that it starts as (b1 in the paper).
         nominal_gain: >= 0 (b2).
         learned_scale: >= 0, of the learned term relative to Adam's (b3 / b1).
@@ -66,6 +66,7 @@ class STAR(LearnedOptimizer):
         rms_decays: Sequence[float] = (0.999,),
         factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
         clip: float = 1.0,
+        times: int = 11,
         progress: bool = False,
         output_scale: float = 0.01,
         nominal_gain: float = 1.0,
@@ -82,6 +83,7 @@ class STAR(LearnedOptimizer):
             ("nominal_gain", nominal_gain),
             ("learned_scale", learned_scale),
             ("learned_gain", learned_gain),
+            ("times", times),
         ):
             if not value >= 0:
                 raise ValueError(f"{name}={value} must be >= 0")
@@ -91,10 +93,11 @@ class STAR(LearnedOptimizer):
             raise ValueError(f"floor={floor} must be > 0 and <= 1")
         self.averages = Averages(momentum_decays, rms_decays, factored_decays, clip)
         self.network = FeatureMLP(
-            self.averages.size, TIMES + progress, 3, hidden_units=hidden_units, layers=layers,
+            self.averages.size, times + progress, 3, hidden_units=hidden_units, layers=layers,
             activation=activation, readout_std=readout_std, seed=seed,
         )  # fmt: skip
-        self.progress, self.output_scale, self.floor = progress, output_scale, floor
+        self.times, self.progress = times, progress
+        self.output_scale, self.floor = output_scale, floor
         self.nominal_gain, self.learned_gain = nominal_gain, learned_gain
         self.learned_scale, self.nominal = learned_scale, nominal
 
@@ -107,7 +110,7 @@ class STAR(LearnedOptimizer):
         averages = self.averages.advance(seen.grad, state.averages, seen.spec)
         after = STARState(averages, state.taken + 1)
         features = self.averages.features(seen, averages)
-        length, gain, d = self.network(features, clock(seen, progress=self.progress))
+        length, gain, d = self.network(features, clock(seen, self.times, progress=self.progress))
         momentum, size = self._corrected(after)
         if self.nominal == "adam":
             nominal = _over(momentum, size, seen.spec)

@@ -190,10 +190,14 @@ class Whitened(LearnedOptimizer):
         if moments.each.numel():
             return torch.rsqrt(moments.each + self.ridge) * unit
         matrix: Tensor = unit.unflatten(-1, shape)
+        # A row or column without gradients stays without: rounding would make noise of it, which
+        # rules that divide by a coordinate's own size would follow.
         if roots[0].numel():
-            matrix = roots[0] @ matrix
+            alive = moments.rows.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) > 0
+            matrix = torch.where(alive, roots[0] @ matrix, 0.0)
         if roots[1].numel():
-            matrix = matrix @ roots[1]
+            alive = moments.columns.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) > 0
+            matrix = torch.where(alive, matrix @ roots[1], 0.0)
         return matrix.flatten(1)
 
 

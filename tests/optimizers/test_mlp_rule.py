@@ -56,7 +56,7 @@ def test_the_network_is_torchs_linear_layers_on_features_and_shared_ones(activat
 
 
 def test_the_clock_is_eleven_saturating_times_and_the_progress():
-    times = clock(looking(torch.ones(1, N).double(), 30, 120), progress=True)
+    times = clock(looking(torch.ones(1, N).double(), 30, 120), 11, progress=True)
     assert len(times) == 12 and times[-1] == 0.25
     assert times[:3].tolist() == pytest.approx([math.tanh(30 / x - 1) for x in (1, 10**0.5, 10)])
     assert times[10].item() == pytest.approx(math.tanh(30e-5 - 1))
@@ -85,7 +85,7 @@ def test_a_raw_step_is_direction_times_the_exponential_of_magnitude():
     seen = looking(gradients()[0])
     averages = rule.averages.advance(seen.grad, rule.init_state(seen.theta, SPEC).averages, SPEC)
     features = rule.averages.features(seen, averages)
-    d, m = rule.network(features, clock(seen, progress=False))
+    d, m = rule.network(features, clock(seen, 11, progress=False))
     ours, _ = rule.step(seen, rule.init_state(seen.theta, SPEC))
     torch.testing.assert_close(ours, 0.02 * d * torch.exp(0.3 * m), rtol=1e-12, atol=1e-15)
 
