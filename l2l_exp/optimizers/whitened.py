@@ -1,5 +1,6 @@
 """Gradients whitened by their own second moments over rows and columns, around any rule."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from l2l_exp.optimizees.spec import ParamSpec, TensorSpec
 from l2l_exp.optimizers.averages import matrix_shape, weight
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, map_state
 from l2l_exp.optimizers.baseline import at_one_rate
+from l2l_exp.optimizers.lbfgs import LBFGS
+from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
 from l2l_exp.optimizers.sizes import or_one, rms
 
 
@@ -54,16 +57,18 @@ class Whitened(LearnedOptimizer):
     whitened. A tensor of more than two axes is the matrix (shape[0], everything else).
 
     Args:
-        rule: any rule; a `Baseline` at one learning rate.
+        rule: any rule that remembers no differences of gradients; a `Baseline` at one learning
+            rate.
         decay: in [0, 1), of the averages, from which the bias of their start is removed.
-        ridge: > 0, relative to the mean of the diagonal.
+        ridge: > 0, relative to the mean of the diagonal. In float32 a ridge below 1e-7 times the
+            side does nothing.
         every: >= 1, steps between two computations of the inverse roots; the first 2 * every
             steps compute them all.
         max_side: >= 0, the longest side that is whitened; its matrix costs side^2 memory, its
             inverse root side^3 time. 0: every coordinate by itself, as Adam does.
 
     Raises:
-        ValueError: for a value outside these ranges.
+        ValueError: for a value or a rule outside these ranges.
 
     Source: Gupta, Koren, Singer 2018, arXiv:1802.09568 (Shampoo); Vyas et al. 2024,
         arXiv:2409.11321 (its relation to Adam, and roots computed every few steps).
@@ -74,18 +79,24 @@ class Whitened(LearnedOptimizer):
         rule: LearnedOptimizer,
         decay: float = 0.95,
         ridge: float = 0.03,
-        every: int = 1,
+        every: int = 10,
         max_side: int = 1024,
     ) -> None:
         super().__init__()
         for name, value, good, right in (
             ("decay", decay, 0 <= decay < 1, "in [0, 1)"),
-            ("ridge", ridge, ridge > 0, "> 0"),
-            ("every", every, every >= 1, ">= 1"),
-            ("max_side", max_side, max_side >= 0, ">= 0"),
+            ("ridge", ridge, 0 < ridge < math.inf, "a number > 0"),
+            ("every", every, isinstance(every, int) and every >= 1, "a whole number >= 1"),
+            ("max_side", max_side, isinstance(max_side, int) and max_side >= 0, "a whole one >= 0"),
         ):
             if not good:
                 raise ValueError(f"{name}={value} must be {right}")
+        for part in rule.modules():
+            if isinstance(part, LBFGS | NTMBFGS):
+                raise ValueError(
+                    f"rule={type(part).__name__} remembers differences of gradients, which mean "
+                    "nothing where every gradient is whitened anew"
+                )
         self.rule = at_one_rate("rule", rule)
         self.coupling = "tensor" if rule.coupling == "none" else rule.coupling
         self.about = dict(rule.about)
@@ -94,12 +105,10 @@ class Whitened(LearnedOptimizer):
     def init_state(self, theta: Tensor, spec: ParamSpec) -> WhitenedState:
         """Nothing seen yet."""
         moments = tuple(self._nothing(theta, tensor) for tensor in spec.tensors)
-        return WhitenedState(
-            theta.new_zeros(theta.shape[0], 1),
-            moments,
-            tuple((x.rows, x.columns) for x in moments),
-            self.rule.init_state(theta, spec),
-        )
+        # Roots that leave gradients as they are: an older state may be put back while steps go on.
+        roots = tuple((_identity(x.rows), _identity(x.columns)) for x in moments)
+        taken = theta.new_zeros(theta.shape[0], 1)
+        return WhitenedState(taken, moments, roots, self.rule.init_state(theta, spec))
 
     def step(self, seen: Observation, state: WhitenedState) -> tuple[Tensor, WhitenedState]:
         """The rule's update (B, N) on what it sees of the gradient."""
@@ -113,6 +122,14 @@ class Whitened(LearnedOptimizer):
         """The same by the rule's step in place."""
         seen, after = self._whiten(seen, state)
         update, rule = self.rule.step_in_place(seen, state.rule)
+        return update, after._replace(rule=rule)
+
+    def step_trusted(
+        self, seen: Observation, state: WhitenedState, trusted: Tensor
+    ) -> tuple[Tensor, WhitenedState]:
+        """The same by the rule's step that keeps a pair from its memory."""
+        seen, after = self._whiten(seen, state)
+        update, rule = self.rule.step_trusted(seen, state.rule, trusted)
         return update, after._replace(rule=rule)
 
     def map_problems(
@@ -180,8 +197,7 @@ class Whitened(LearnedOptimizer):
         """(moments + ridge I)^(-1/2), or nothing of nothing."""
         if not moments.numel():
             return moments
-        ridge = self.ridge * torch.eye(moments.shape[-1]).to(moments)
-        return inverse_root(moments + ridge)
+        return inverse_root(moments + self.ridge * _identity(moments))
 
     def _whitened(
         self, unit: Tensor, moments: Moments, roots: tuple[Tensor, ...], shape: tuple[int, int]
@@ -210,8 +226,7 @@ def inverse_root(matrix: Tensor) -> Tensor:
     """
     with torch.no_grad():
         finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-        eye = torch.eye(matrix.shape[-1]).to(matrix)
-        values, vectors = torch.linalg.eigh(torch.where(finite, matrix, eye))
+        values, vectors = torch.linalg.eigh(torch.where(finite, matrix, _identity(matrix)))
         # Rounding may leave an eigenvalue below 0 that is above it.
         least = torch.finfo(matrix.dtype).eps * values[..., -1:]
         roots = torch.maximum(values, least).sqrt()
@@ -222,3 +237,8 @@ def inverse_root(matrix: Tensor) -> Tensor:
     inner = vectors.mT @ (matrix - matrix.detach()) @ vectors
     slope: Tensor = vectors @ (inner / (one * other * (one + other))) @ vectors.mT
     return value - slope
+
+
+def _identity(like: Tensor) -> Tensor:
+    """Identities (..., n, n)."""
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)

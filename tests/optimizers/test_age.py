@@ -10,6 +10,7 @@ from l2l_exp.optimizers.inputs import EncodedGradient, Joined, MomentRatios, Siz
 from l2l_exp.optimizers.recurrent import RecurrentRule
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.optimizers.transformer import TransformerRule
+from l2l_exp.optimizers.whitened import Whitened
 
 SPEC = ParamSpec.of({"theta": ((3,), "free")})
 GRADS = torch.randn(8, 2, 3, generator=torch.Generator().manual_seed(0)).double()
@@ -17,6 +18,7 @@ BOTH = {"moments": MomentRatios((0.5, 0.9)), "sizes": SizeRatios((0.5,))}
 RULES = {
     "rnnprop": lambda: RecurrentRule(readout_std=0.5),
     "rnnprop_sizes": lambda: RecurrentRule(Joined(BOTH), "gru", readout_std=0.5),
+    "whitened": lambda: Whitened(RecurrentRule(readout_std=0.5), every=2),
     "transformer": lambda: TransformerRule(readout_std=0.5, layers=2, history=4),
     "transformer_encoded": lambda: TransformerRule(EncodedGradient(LogSign()), readout_std=0.5),
 }

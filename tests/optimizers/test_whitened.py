@@ -8,6 +8,11 @@ from scipy.linalg import fractional_matrix_power
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.by_hand import BFGSByHand
+from l2l_exp.optimizers.lbfgs import LBFGS
+from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
+from l2l_exp.optimizers.safeguard import Safeguarded
+from l2l_exp.optimizers.star import STAR
 from l2l_exp.optimizers.whitened import Whitened, inverse_root
 
 SPEC = ParamSpec.of({"w": ((4, 3), "fc"), "b": ((3,), "bias"), "k": ((2, 3, 2, 2), "conv")})
@@ -31,6 +36,11 @@ def seen(step, spec=SPEC, problems=2):
     return Observation(grad, torch.zeros_like(grad), grad[:, 0], step, 10, spec)
 
 
+def of(dtype, one):
+    """The same in another dtype."""
+    return one._replace(grad=one.grad.to(dtype), theta=one.theta.to(dtype))
+
+
 def walk(rule, observations):
     """What is seen in place of each gradient: a list of (B, N)."""
     state = rule.init_state(observations[0].theta, observations[0].spec)
@@ -43,7 +53,7 @@ def walk(rule, observations):
 
 def echo(**changes):
     """The whitening alone."""
-    return Whitened(Echo(), **{"decay": DECAY, "ridge": RIDGE, **changes})
+    return Whitened(Echo(), **{"decay": DECAY, "ridge": RIDGE, "every": 1, **changes})
 
 
 def averaged(terms):
@@ -119,7 +129,7 @@ def test_correlated_gradients_come_out_white():
         )
         for step in range(3000)
     ]
-    rule = Whitened(Echo(), decay=0.998, ridge=1e-6)
+    rule = Whitened(Echo(), decay=0.998, ridge=1e-6, every=1)
     white = torch.cat(walk(rule, observations)[1000:]).numpy()
     before = torch.cat([one.grad for one in observations[1000:]]).numpy()
     assert np.abs(np.corrcoef(before.T) - np.eye(12)).max() > 0.5
@@ -130,7 +140,7 @@ def test_correlated_gradients_come_out_white():
 
 @pytest.mark.parametrize("factor", [1e-18, 3.0, 1e18])
 def test_a_factor_on_the_loss_changes_nothing_in_float32_either(factor):
-    observations = [seen(step)._replace(grad=seen(step).grad.float()) for step in range(4)]
+    observations = [of(torch.float32, seen(step)) for step in range(4)]
     scaled = [one._replace(grad=factor * one.grad) for one in observations]
     for mine, other in zip(walk(echo(), observations), walk(echo(), scaled), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
@@ -185,9 +195,93 @@ def test_the_inverse_root_and_its_slope_even_where_eigenvalues_meet(values):
     assert torch.autograd.gradcheck(of_symmetric, matrix.clone().requires_grad_())
 
 
+def without_a_row(step):
+    """Gradients of which row 1 and column 2 of the weight are zero, always."""
+    one = seen(step)
+    weight = one.grad[:, :12].view(2, 4, 3).clone()
+    weight[:, 1], weight[:, :, 2] = 0, 0
+    return one._replace(grad=torch.cat([weight.flatten(1), one.grad[:, 12:]], 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_and_columns_without_gradients_stay_without(dtype):
+    observations = [of(dtype, without_a_row(step)) for step in range(5)]
+    for update in walk(echo(every=1), observations):
+        weight = update[:, :12].view(2, 4, 3)
+        assert (weight[:, 1] == 0).all() and (weight[:, :, 2] == 0).all()
+        assert (weight[:, [0, 2, 3]][:, :, :2] != 0).all()
+
+
+def test_a_rule_that_divides_by_sizes_makes_no_steps_of_roundings():
+    observations = [without_a_row(step) for step in range(12)]
+    together = walk(Whitened(STAR(readout_std=0.5), DECAY, RIDGE).double(), observations)
+    alone = walk(
+        Whitened(STAR(readout_std=0.5), DECAY, RIDGE).double(),
+        [one.take(torch.tensor([1]), "problem") for one in observations],
+    )
+    for mine, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(mine[[1]], other, rtol=1e-9, atol=1e-12)
+
+
+def test_one_gradient_and_hardly_a_ridge_are_finite_in_float32():
+    spec = ParamSpec.of({"w": ((60, 50), "fc")})
+    one = seen(0, spec)
+    rank_one = (one.grad[:, :60, None] * one.grad[:, None, 60:110]).flatten(1).float()
+    (update,) = walk(echo(ridge=1e-12), [of(torch.float32, one._replace(grad=rank_one))])
+    assert update.isfinite().all() and update.abs().max() < 1e4
+
+
+class Told(Echo):
+    """Keeps the last update that it made or was told, and counts the steps that are trusted."""
+
+    def init_state(self, theta, spec):
+        return (torch.zeros_like(theta), torch.zeros_like(theta[:, :1]))
+
+    def step(self, seen, state):
+        return -seen.grad, (-seen.grad, state[1])
+
+    def step_trusted(self, seen, state, trusted):
+        update, after = self.step(seen, state)
+        return update, (after[0], state[1] + trusted.unsqueeze(1))
+
+    def told(self, state, update):
+        return (update, state[1])
+
+    def counts(self, state):
+        return {"trusted": state[1].squeeze(1)}
+
+
+def test_the_rule_is_told_asked_and_trusted_as_it_would_be_alone():
+    rule = Whitened(Told(), DECAY, RIDGE)
+    state = rule.init_state(seen(0).theta, SPEC)
+    update, after = rule.step_trusted(seen(0), state, torch.tensor([True, False]))
+    assert rule.counts(after)["trusted"].tolist() == [1, 0]
+    assert torch.equal(update, rule.step(seen(0), state)[0]) and (after.taken == 1).all()
+    assert torch.equal(rule.told(after, 2 * update).rule[0], 2 * update)
+
+
+def test_a_state_that_has_seen_nothing_sees_gradients_as_they_are_until_roots_are_computed():
+    rule = echo(every=4, max_side=4)
+    state = rule.init_state(seen(0).theta, SPEC)
+    (update, _), (fresh, _) = (rule.step(seen(0)._replace(step=step), state) for step in (9, 8))
+    unit = parts(seen(0).grad)[0] / np.sqrt(np.mean(parts(seen(0).grad)[0] ** 2))
+    np.testing.assert_allclose(parts(update)[0], unit, rtol=1e-12)
+    assert not torch.allclose(fresh, update)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"decay": 1.0}, {"decay": -0.1}, {"ridge": 0.0}, {"every": 0}, {"max_side": -1}]
-)
+    "wrong",
+    [
+        {"decay": 1.0}, {"decay": -0.1}, {"ridge": 0.0}, {"ridge": float("inf")}, {"every": 0},
+        {"every": 1.5}, {"max_side": -1}, {"max_side": 2.5},
+    ],
+)  # fmt: skip
 def test_an_impossible_value_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Whitened(Echo(), **wrong)
+
+
+@pytest.mark.parametrize("rule", [lambda: LBFGS(1.0), lambda: Safeguarded(NTMBFGS(BFGSByHand()))])
+def test_rules_that_remember_differences_of_gradients_are_refused(rule):
+    with pytest.raises(ValueError, match="remembers differences of gradients"):
+        Whitened(rule())
