@@ -293,7 +293,7 @@ def check(
     """Raise ValueError where these, which are `train`'s, do not fit together."""
     gradient.check(rule)
     if options.imitation is not None:
-        options.imitation.replay.check(rule)
+        options.imitation.check(rule)
     horizons = options.horizons or Fixed(plan.horizon)
     horizons.check(plan.truncation)
     for horizon in horizons.all:

@@ -33,6 +33,7 @@ from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.unroll import Episode, unroll
 
 MEAN = MetaLoss(Uniform(), Plain())
@@ -562,6 +563,17 @@ def test_a_rule_becomes_its_teacher(scripted):
     optimizee = Quadratic(2, "uniform", init_std=1.0).double()
     meta_train(rule, plan, optimizee, sgd(0.02), options=options)
     assert rule.gain.item() == pytest.approx(0.3, rel=1e-3)
+
+
+def test_a_rule_that_cannot_imitate_is_refused_before_training():
+    reports, options = [], Options(imitation=Imitation(teacher(), probability=0.01))
+    with pytest.raises(ValueError, match=r"blow_up=1.0 must be null to imitate"):
+        meta_train(
+            Safeguarded(small_rule(), blow_up=1.0),
+            options=options,
+            report=lambda *told: reports.append(told),
+        )
+    assert reports == []
 
 
 def test_imitating_episodes_have_a_loss_of_their_own_and_the_others_are_as_without():
