@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from l2l_exp.optimizers.averages import inverse, weight
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.encoding import Encoding
+from l2l_exp.optimizers.parts import check_name
 from l2l_exp.optimizers.sizes import hypot, log_ratio, root
 
 InputState = tuple[Tensor, ...]
@@ -159,14 +160,17 @@ class Joined(Inputs):
         parts: by name, at least one.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or for a name that is no plain word.
     """
 
     def __init__(self, parts: Mapping[str, Inputs]) -> None:
         super().__init__()
         if not parts:
             raise ValueError("parts={} must hold at least one kind of inputs")
-        self.parts = nn.ModuleDict(parts)
+        self.parts = nn.ModuleDict()
+        for name, part in parts.items():
+            check_name(name, self.parts)
+            self.parts[name] = part
         self.size = sum(part.size for part in parts.values())
 
     def init_state(self, theta: Tensor) -> InputState:

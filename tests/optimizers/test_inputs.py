@@ -119,6 +119,10 @@ def test_progress_is_the_share_of_the_horizon_and_times_are_squashed():
         (lambda: WithProgress(MomentRatios(), [1.0, 0.0]), "must be > 0"),
         (lambda: SizeRatios(limit=-1.0), "limit=-1.0 must be > 0"),
         (lambda: Joined({}), "at least one"),
+        (lambda: Joined({"a.b": MomentRatios()}), "cannot be called 'a.b': use another plain word"),
+        (lambda: Joined({"keys": MomentRatios()}), "cannot be called 'keys'"),
+        (lambda: Joined({"pop": MomentRatios()}), "cannot be called 'pop'"),
+        (lambda: Joined({3: MomentRatios()}), "cannot be called 3"),
     ],
 )
 def test_impossible_values_are_refused(wrong, says):
