@@ -22,6 +22,8 @@ MEGABYTE = 1e6
 ROOT = Path(__file__).parent.parent
 THREADS = (1, 2) if (os.cpu_count() or 1) > 1 else (1,)
 """Numbers of threads that are measured: one, and two where there are two cores."""
+HORIZON = 10_000
+"""More inner steps than any timing of single steps takes."""
 Name = TypeVar("Name")
 Call = Callable[[], object]
 Result = dict[str, Any]

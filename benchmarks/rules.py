@@ -104,7 +104,7 @@ def _spec(coordinates: int) -> ParamSpec:
 def _seen(coordinates: int, step: int) -> Observation:
     """What a rule sees: a random gradient."""
     grad, theta = torch.randn(2, 1, coordinates, generator=torch.Generator().manual_seed(step))
-    return Observation(grad, theta, theta[:, 0], step, 100, _spec(coordinates))
+    return Observation(grad, theta, theta[:, 0], step, measure.HORIZON, _spec(coordinates))
 
 
 @torch.no_grad()
@@ -117,13 +117,15 @@ def _warm(rule: LearnedOptimizer, coordinates: int) -> State:
 
 
 def _steps(rule: LearnedOptimizer, coordinates: int, repeats: int) -> Call:
-    """Take a step some times."""
+    """Take some steps, each from the state that the step before it left."""
     state, seen = _warm(rule, coordinates), _seen(coordinates, 2)
 
     def run() -> None:
+        nonlocal seen, state
         with torch.no_grad():
             for _ in range(repeats):
-                rule.step(seen, state)
+                _, state = rule.step(seen, state)
+                seen = seen._replace(step=seen.step + 1)
 
     return run
 

@@ -72,15 +72,16 @@ def _steps(name: str, coordinates: int, repeats: int) -> Call:
         native = Baseline(torch.optim.Adam, 1e-3).native([theta])
         return lambda: [native.step() for _ in range(repeats)]
     rule, spec = CoordinatewiseLSTM(), ParamSpec.of({"theta": ((coordinates,), "free")})
-    seen = Observation(grad, theta, grad.sum(1), 0, repeats, spec)
+    seen = Observation(grad, theta, grad.sum(1), 0, measure.HORIZON, spec)
     step = rule.step if name == PURE else rule.step_in_place
     with torch.no_grad():
         _, state = rule.step(seen, rule.init_state(theta, spec))
 
     @torch.no_grad()
     def steps() -> None:
-        nonlocal state
+        nonlocal seen, state
         for _ in range(repeats):
+            seen = seen._replace(step=seen.step + 1)
             _, state = step(seen, state)
 
     return steps

@@ -89,7 +89,7 @@ class Console:
 
         def line(progress: Progress, metrics: Mapping[str, float]) -> None:
             nonlocal last
-            done = progress.episode == plan.episodes or progress.stopped_early
+            done = progress.episode >= plan.episodes or progress.stopped_early
             if done or time.perf_counter() - last >= LINE_SECONDS:
                 last = time.perf_counter()
                 left = progress.seconds / progress.episode * (plan.episodes - progress.episode)

@@ -25,6 +25,8 @@ STATUSES = ("ok", "worse_than_start", "diverged")
 BLOW_UP = 10.0
 """A minibatch loss above this multiple of the first one counts as divergence."""
 DENSE_STEPS = 200
+STEPS_TIMED, GRADIENTS_TIMED = 40, 6
+"""So many in a row are timed together; what a rule does every few steps falls into every block."""
 COORDINATES_AT_ONCE = 500_000
 """Problems are walked through in chunks of so many coordinates, which bounds the rule's state."""
 
@@ -244,44 +246,61 @@ def snapshots(
 class StepCost:
     """What one inner step on one problem costs."""
 
-    rule_seconds: float  # median over repeats of the rule's step (baselines: torch's own step)
-    gradient_seconds: float  # median of minibatch, loss and gradient
+    rule_seconds: float  # of the rule's step (baselines: torch's own step)
+    gradient_seconds: float  # of minibatch, loss and gradient
     state_bytes_per_coordinate: float
 
 
 @torch.no_grad()
-def measure_step(optimizee: Optimizee, rule: LearnedOptimizer, repeats: int = 30) -> StepCost:
+def measure_step(optimizee: Optimizee, rule: LearnedOptimizer, repeats: int = 5) -> StepCost:
     """Time one inner step on a single problem, the rule and the gradient apart.
 
-    Baselines are timed on the native torch optimizer, not on its wrapper.
+    The rule goes on from step to step, so that work which it does every few steps counts by its
+    share. Baselines are timed on the native torch optimizer, not on its wrapper.
+
+    Args:
+        optimizee: of the problem.
+        rule: a learned optimizer, or a baseline at one learning rate.
+        repeats: >= 1, blocks of steps: the cost is the median over them of the mean per step.
     """
     problem = optimizee.sample([0], Seed("validation", 0))
     theta = optimizee.init(problem.index, problem.seed)
     loss, grad = differentiate(optimizee, theta, optimizee.minibatch(problem, 0))
-    seen = Observation(grad, theta, loss, 0, repeats, optimizee.spec)
+    horizon = 1 + (1 + repeats) * STEPS_TIMED
+    seen = Observation(grad, theta, loss, 0, horizon, optimizee.spec)
     _, state = rule.step(seen, rule.init_state(theta, optimizee.spec))
     size = sum(tensor.numel() * tensor.element_size() for tensor in state_tensors(state))
-    native = rule.native_step(seen) if isinstance(rule, Baseline) else None
+
+    def step() -> None:
+        nonlocal seen, state
+        seen = seen._replace(step=seen.step + 1)
+        _, state = rule.step(seen, state)
+
+    native = rule.native_step(seen) if isinstance(rule, Baseline) else step
     return StepCost(
-        _median_seconds(native or (lambda: rule.step(seen, state)), repeats, theta.device),
+        _median_seconds(native, repeats, STEPS_TIMED, theta.device),
         _median_seconds(
             lambda: differentiate(optimizee, theta, optimizee.minibatch(problem, 0)),
             repeats,
+            GRADIENTS_TIMED,
             theta.device,
         ),
         size / theta.numel(),
     )
 
 
-def _median_seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median wall-clock seconds of a call, after three to warm up."""
+def _median_seconds(
+    call: Callable[[], object], repeats: int, block: int, device: torch.device
+) -> float:
+    """Median over blocks of a call's mean wall-clock seconds, after a block to warm up."""
     seconds = []
-    for _ in range(repeats + 3):
+    for _ in range(1 + repeats):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
-        call()
+        for _ in range(block):
+            call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[3:]))
+        seconds.append((time.perf_counter() - start) / block)
+    return float(np.median(seconds[1:]))

@@ -238,6 +238,7 @@ class Training(NamedTuple):
     schedule: Schedule
     plan: Plan
     options: Options
+    meaning: str
 
 
 def _prepare_training(job: Job) -> Work:
@@ -266,7 +267,7 @@ def _prepare_training(job: Job) -> Work:
         _check_fit(rule, part)
     check(rule, gradient, meta_loss, plan, options)
     training = Training(
-        optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, options
+        optimizee, rule, gradient, meta_loss, meta_optimizer, schedule, plan, options, _meaning(cfg)
     )
     return partial(_train, job, training, field)
 
@@ -287,7 +288,7 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
             show(progress, metrics)
 
         progress = meta_train(*training, report, memory)
-    told = _validated(job, progress)
+    told = _validated(progress, training.meaning)
     tracker.checkpoint(rule, {**_selection(plan, progress), "seed": seed, **told})
     cost = _cost(plan, progress)
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
@@ -437,9 +438,9 @@ def _selection(plan: Plan, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _validated(job: Job, progress: Progress) -> dict[str, Any]:
-    """Every validation of a training, and a hash of what their losses mean."""
-    cfg, training = job.cfg, plain(job.cfg.training)
+def _meaning(cfg: DictConfig) -> str:
+    """A hash of what the loss of a validation depends on, the rule apart."""
+    training = plain(cfg.training)
     names = [
         "horizon", "horizons", "validation_horizon", "validation_criterion", "validation_problems",
         "validation_seed",
@@ -447,12 +448,19 @@ def _validated(job: Job, progress: Progress) -> dict[str, Any]:
     if training["validation_criterion"] == "meta_loss":
         names += ["form", "weights"]
     meant = {name: training[name] for name in names}
+    return record.digest(
+        record.identity({"optimizee": plain(cfg.optimizee), "dtype": cfg.dtype, "training": meant})
+    )
+
+
+def _validated(progress: Progress, meaning: str) -> dict[str, Any]:
+    """Every validation of a training, and what their losses mean."""
     return {
         "validations": [
             {"episode": episode, "seconds": seconds, "loss": loss if math.isfinite(loss) else None}
             for episode, seconds, loss in progress.validations
         ],
-        "validated": record.digest(plain(cfg.optimizee), cfg.dtype, meant),
+        "validated": meaning,
     }
 
 

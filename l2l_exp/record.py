@@ -93,7 +93,7 @@ def read(folder: Path) -> Record | None:
 
 def differences(old: Record, new: Record) -> list[str]:
     """What is not the same: keys of the config, sources; empty if one may go on as the other."""
-    before, after = ({"command": r.command, **_identity(r.config)} for r in (old, new))
+    before, after = ({"command": r.command, **identity(r.config)} for r in (old, new))
     lines = [
         f"{key} {before.get(key, ABSENT)} -> {after.get(key, ABSENT)}"
         for key in sorted(before.keys() | after.keys())
@@ -119,8 +119,8 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat keys of a config without `PLACES`."""
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat keys of a config, or of some of it, without `PLACES`."""
     return {key: value for key, value in flatten(config).items() if not is_place(key)}
 
 

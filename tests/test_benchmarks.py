@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import rules, step
 from benchmarks.__main__ import PARTS, main
 from benchmarks.measure import claim, peak_memory, ratio
 from benchmarks.port import PortGradient, memory_of, port_of, state_of
@@ -112,6 +113,25 @@ def test_a_part_runs_alone_and_writes_what_it_promises(part, tmp_path, capsys):
         assert set(promise) == {"what", "value", "bound", "limit", "holds"}
         assert promise["value"] >= 0  # a tiny window may take no new page of memory
     assert str(path) in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize("of", ["rules", "step"])
+def test_timed_steps_go_on_from_each_other(of, monkeypatch):
+    class Counting(CoordinatewiseLSTM):
+        def step(self, observed, state):
+            steps.append(observed.step)
+            assert observed.step < observed.horizon
+            return super().step(observed, state)
+
+    steps = []
+    if of == "rules":
+        call = rules._steps(Counting(2, 1), 10, 3)
+    else:
+        monkeypatch.setattr(step, "CoordinatewiseLSTM", Counting)
+        call = step._steps(step.PURE, 10, 3)
+    call()
+    call()
+    assert steps == list(range(len(steps))) and len(steps) >= 6
 
 
 def test_every_part_has_its_keys_checked():

@@ -1,6 +1,7 @@
 """Evaluation: what is recorded is what happened, failures included."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from l2l_exp import evaluation
 from l2l_exp.evaluation import CRITERIA, evaluate, measure_step, metric_steps, recorded_steps
 from l2l_exp.optimizees.quadratic import Quadratic
 from l2l_exp.optimizees.seeding import Seed
+from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.unroll import Episode, unroll
@@ -224,3 +226,46 @@ def test_a_baseline_is_timed_without_its_wrapper(mlp, monkeypatch):
     monkeypatch.setattr(Baseline, "step", lambda *args: (calls.append(1), step(*args))[1])
     measure_step(mlp, rule, repeats=5)
     assert len(calls) == 1  # to measure the state
+
+
+class Seldom(LearnedOptimizer):
+    """A step of a second, each `every`th of which takes nine more, by a clock of its own."""
+
+    def __init__(self, every, clock):
+        super().__init__()
+        self.every, self.clock, self.steps = every, clock, []
+
+    def init_state(self, theta, spec):
+        return (torch.zeros_like(theta),)
+
+    def step(self, seen, state):
+        self.steps.append(seen.step)
+        assert state[0].unique().item() == len(self.steps) - 1 and seen.step < seen.horizon
+        warm = len(self.steps) <= evaluation.STEPS_TIMED
+        self.clock.now += 100 if warm else 10 if seen.step % self.every == 0 else 1
+        return torch.zeros_like(seen.theta), (state[0] + 1,)
+
+
+@pytest.mark.parametrize(("every", "seconds"), [(1, 10.0), (2, 5.5), (5, 2.8), (20, 1.45)])
+def test_what_a_rule_does_every_few_steps_counts_by_its_share(mlp, monkeypatch, every, seconds):
+    clock = types.SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr(evaluation, "time", clock)
+    rule = Seldom(every, clock)
+    assert measure_step(mlp, rule).rule_seconds == pytest.approx(seconds)
+    assert rule.steps == list(range(len(rule.steps))) and len(rule.steps) > 5 * 20
+
+
+def test_a_moment_in_which_the_machine_was_busy_does_not_count(mlp, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr(evaluation, "time", clock)
+    rule = Seldom(2, clock)
+    step = Seldom.step
+
+    def interrupted(self, seen, state):
+        self.clock.now += 1e6 if seen.step in (70, 71, 190) else 0
+        return step(self, seen, state)
+
+    monkeypatch.setattr(Seldom, "step", interrupted)
+    assert measure_step(mlp, rule).rule_seconds == pytest.approx(5.5)

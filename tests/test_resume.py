@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
+from omegaconf import OmegaConf
 from processes import start, wait_for
 
-from l2l_exp import record, state
+from l2l_exp import jobs, record, state
 from l2l_exp.comparison import Contender
 from l2l_exp.evaluation import EvalRecord, StepCost
 from l2l_exp.state import ContenderFiles, StateError, TrainingFile
@@ -133,8 +135,6 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(photographed, com
 @pytest.fixture
 def stopped(command, workplace_with_store, monkeypatch) -> Path:
     """Folder of a run that was interrupted after two episodes."""
-    from l2l_exp import jobs
-
     plain = jobs.meta_train
 
     def interrupted(*args):
@@ -214,6 +214,72 @@ def test_a_change_of_the_meta_optimizer_that_is_accepted_takes_effect(
     change = "+training.meta_optimizer.betas=[0.5,0.9]"
     assert command("train", f"resume={stopped}", change, "accept_changes=true").code == 0
     assert {tuple(betas) for betas in used} == {(0.5, 0.9)}
+
+
+def test_a_run_that_is_shortened_before_its_first_validation_ends_with_one(stopped, command):
+    kept = stopped / record.KEPT / state.TRAINING
+    what = torch.load(kept, weights_only=True)
+    what["progress"] |= {"best": {}, "validations": [], "best_episode": 0}
+    torch.save(what, kept)
+    outcome = command("train", f"resume={stopped}", "training.episodes=1", "accept_changes=true")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((stopped / "checkpoint" / "rule.json").read_text())["about"]["episode"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "compared"),
+    [("training.validation_seed=1", False), ("training.meta_optimizer.lr=0.002", True)],
+)
+def test_scores_of_other_validations_are_not_compared(stopped, command, change, compared):
+    kept = stopped / record.KEPT / state.TRAINING
+    what = torch.load(kept, weights_only=True)
+    what["progress"]["best_validation"] = -1e9  # nothing beats it
+    torch.save(what, kept)
+    assert command("train", f"resume={stopped}", change, "accept_changes=true").code == 0
+    about = json.loads((stopped / "checkpoint" / "rule.json").read_text())["about"]
+    assert (about["validation"] == -1e9) == compared == (about["episode"] <= 2)
+    assert [x["episode"] for x in about["validations"]] == ([2, 4] if compared else [4])
+
+
+META_LOSS = {"training.validation_criterion": "meta_loss"}
+SCORED = {
+    "seed": 0,
+    "dtype": "float32",
+    "optimizee": {"_target_": "of mlps", "hidden_units": 2, "images": {"root": "here"}},
+    "training": {
+        "horizon": 20, "horizons": None, "episodes": 4, "problems": 2, "validation_horizon": None,
+        "validation_criterion": "final", "validation_problems": 4, "validation_seed": 0,
+        "form": {"_target_": "of a loss"}, "weights": {"_target_": "of steps"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"seed": 1, "training.episodes": 9, "training.problems": 3}, True),
+        ({"optimizee.images.root": "elsewhere"}, True),
+        ({"dtype": "float64"}, False),
+        ({"optimizee.hidden_units": 3}, False),
+        ({"training.horizon": 10}, False),
+        ({"training.validation_horizon": 10}, False),
+        ({"training.validation_problems": 10}, False),
+        ({"training.validation_seed": 10}, False),
+        ({"training.validation_criterion": "average"}, False),
+        ({"training.form": {"_target_": "another"}}, True),
+        ({"training.form": {"_target_": "another"}, **META_LOSS}, False),
+        ({"training.weights": {"_target_": "other"}, **META_LOSS}, False),
+    ],
+)
+def test_what_a_validation_score_means_is_all_that_it_depends_on(changes, same):
+    def meaning(changes):
+        cfg = OmegaConf.create(SCORED)
+        for key, value in changes.items():
+            OmegaConf.update(cfg, key, value, merge=False)
+        return jobs._meaning(cfg)
+
+    base = META_LOSS if META_LOSS.items() <= changes.items() else {}
+    assert (meaning(changes) == meaning(base)) == same
 
 
 def test_a_run_is_resumed_in_its_own_working_directory(

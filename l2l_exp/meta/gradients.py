@@ -157,19 +157,22 @@ class Replay(MetaGradient):
         state: State,
         credit: Tensor,
         weight: Tensor,
+        *,
+        told: bool = False,
     ) -> list[Tensor]:
         """`replay` of all units, in chunks.
 
         Args:
             rule, seen, state, credit: as for `replay`; of the units alone where they are a subset.
             weight: (n,) factor of each unit.
+            told: as for `replay`.
         """
         chunk = self.chunk
         if rule.coupling != "none":
             chunk = max(1, self.chunk // seen[0].spec.size)
         grads = [torch.zeros_like(parameter) for parameter in rule.parameters()]
         for index in torch.arange(len(weight), device=weight.device).split(chunk):
-            part = replay(rule, seen, state, credit, index, weight[index])
+            part = replay(rule, seen, state, credit, index, weight[index], told=told)
             grads = [total + grad for total, grad in zip(grads, part, strict=True)]
         return grads
 
@@ -234,16 +237,19 @@ def replay(
     credit: Tensor,
     index: Tensor,
     weight: Tensor,
+    *,
+    told: bool = False,
 ) -> list[Tensor]:
     """Gradient in the meta-parameters of sum_s weight * (update_s . credit_s) over some units.
 
     Args:
-        rule: the rule that made the window.
+        rule: the rule that made the window, or watched it.
         seen: its K observations, constants.
         state: its state at the start of the window, constant.
         credit: (K, B, N) gradient of the meta-loss in each update.
         index: (n,) the units, as `Observation.take` counts them.
         weight: (n,) factor of each unit.
+        told: whether the steps of the window were not the rule's, so that it was told of each.
     """
     if rule.coupling == "none":
         credit = credit.flatten(1)[:, index].unsqueeze(-1)
@@ -252,9 +258,14 @@ def replay(
     credit = credit * weight.unsqueeze(-1)
     state = rule.take(state, index)
     total = torch.zeros((), device=credit.device, dtype=credit.dtype)
+    before = None
     for observation, credit_s in zip(seen, credit, strict=True):
-        update, state = rule.step(observation.take(index, rule.coupling), state)
+        now = observation.take(index, rule.coupling)
+        if told and before is not None:
+            state = rule.told(state, now.theta - before)
+        update, state = rule.step(now, state)
         total = total + (update * credit_s).sum()
+        before = now.theta
     return _gradients(total, rule)
 
 

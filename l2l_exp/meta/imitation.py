@@ -12,6 +12,7 @@ from l2l_exp.meta.gradients import Estimate, Replay
 from l2l_exp.optimizees.seeding import Seed, generator
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State
 from l2l_exp.optimizers.baseline import at_one_rate
+from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.unroll import Carry, Episode, unroll
 
 
@@ -19,7 +20,8 @@ class Imitation:
     """Regression on a teacher's trajectory, in some of the episodes.
 
     The teacher optimizes the problems. The rule sees what the teacher sees, and keeps its own
-    state along the way; its proposals are not taken. The loss of a window is
+    state along the way; its proposals are not taken, and it is told of the step that was. The loss
+    of a window is
 
         1/2 mean (teacher's update - rule's update)^2 / mean (teacher's update)^2
 
@@ -67,6 +69,24 @@ class Imitation:
         drawn = generator(seed, "imitation", episode).random()
         return self.weight if drawn < self.probability else 0.0
 
+    def check(self, rule: LearnedOptimizer) -> None:
+        """Raise ValueError for a rule that cannot be taught by the steps of another.
+
+        That is one that counts on its own steps, or that would undo the teacher's; or one that
+        couples coordinates, on a subset of them.
+        """
+        self.replay.check(rule)
+        for part in rule.modules():
+            if getattr(part, "needs_own_steps", False):
+                raise ValueError(
+                    f"optimizer={type(part).__name__} cannot imitate: it counts on its own steps"
+                )
+            if isinstance(part, Safeguarded) and part.blow_up is not None:
+                raise ValueError(
+                    f"blow_up={part.blow_up} must be null to imitate: a safeguarded rule would "
+                    f"undo its teacher's steps"
+                )
+
     def windows(
         self,
         episode: Episode,
@@ -81,7 +101,11 @@ class Imitation:
             rule: its parameters may change between windows.
             steps: K, inner steps of a window.
             rng: generator of a window that begins after so many steps.
+
+        Raises:
+            ValueError: as `check`.
         """
+        self.check(rule)
         episode = replace(episode, attached="nothing")
         carry = episode.start(self.teacher)
         state = rule.init_state(carry.theta, episode.optimizee.spec)
@@ -110,7 +134,7 @@ class Imitation:
         if self.replay.subset is not None:
             share = share[units // episode.optimizee.spec.size]
             state = rule.take(state, units)
-        grads = self.replay.gradients(rule, path.seen, state, error * share, weight)
+        grads = self.replay.gradients(rule, path.seen, state, error * share, weight, told=True)
         return Estimate(grads, loss.item(), path.losses, path.carry), path.state
 
     @torch.no_grad()
@@ -132,6 +156,7 @@ class Imitation:
             step = rule.step_in_place if number else rule.step
             update, state = step(carry.seen, state)
             target = after.theta - carry.theta
+            state = rule.told(state, target)
             error = update - target
             taught = taught + target.square().sum(-1)
             missed = missed + error.square().sum(-1)

@@ -217,6 +217,7 @@ def train(
     schedule: Schedule,
     plan: Plan,
     options: Options = PLAIN,
+    meaning: str = "",
     report: Report = lambda progress, metrics: None,
     memory: Memory = FORGETFUL,
 ) -> Progress:
@@ -232,6 +233,8 @@ def train(
         schedule: factor on the meta-optimizer's learning rate.
         plan: how long, on how many problems.
         options: what else training does.
+        meaning: names what a validation score depends on, the rule apart. Scores that the memory
+            recalls under another name are forgotten, since they cannot be compared.
         report: is told after every episode.
         memory: is asked first where to go on, and told after every report. Draws are functions of
             the seed and the episode, so that the rule, the meta-optimizer and the progress are all
@@ -244,7 +247,7 @@ def train(
     """
     check(rule, gradient, meta_loss, plan, options)
     training = _Training(
-        optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer, options
+        optimizee, rule, gradient, meta_loss, schedule, plan, meta_optimizer, options, meaning
     )
     progress = training.progress
     kept = memory.recall()
@@ -255,11 +258,13 @@ def train(
         plan.validation_criterion, meta_loss,
     )  # fmt: skip
     clock = time.perf_counter()
-    while progress.episode < plan.episodes and not progress.stopped_early:
-        metrics = training.episode()
-        progress.episode += 1
+    # What was kept may be over, since its plan was changed, and yet without a score.
+    while not (over := training.is_over()) or not progress.best:
+        metrics = {} if over else training.episode()
+        progress.episode += not over
         late = plan.is_over(progress.seconds + time.perf_counter() - clock)
-        due = progress.episode % plan.validation_every == 0 or progress.episode == plan.episodes
+        last = over or progress.episode == plan.episodes
+        due = last or progress.episode % plan.validation_every == 0
         if due or late:
             _select(rule, validate(rule), progress)
             training.go_on_or_stop()
@@ -288,7 +293,7 @@ def check(
     """Raise ValueError where these, which are `train`'s, do not fit together."""
     gradient.check(rule)
     if options.imitation is not None:
-        options.imitation.replay.check(rule)
+        options.imitation.check(rule)
     horizons = options.horizons or Fixed(plan.horizon)
     horizons.check(plan.truncation)
     for horizon in horizons.all:
@@ -314,11 +319,12 @@ class _Training:
         plan: Plan,
         meta_optimizer: MetaOptimizer,
         options: Options,
+        meaning: str,
     ) -> None:
         self.mixture = options.mixture or Mixture({"main": optimizee})
         self.horizons = options.horizons or Fixed(plan.horizon)
         self.validation_horizon = plan.validation_horizon or max(self.horizons.all)
-        self.options, self.seed = options, Seed("train", plan.seed)
+        self.options, self.meaning, self.seed = options, meaning, Seed("train", plan.seed)
         self.rule, self.gradient = rule, gradient
         self.meta_loss, self.schedule, self.plan = meta_loss, schedule, plan
         self.meta_optimizer = meta_optimizer(list(rule.parameters()))
@@ -331,7 +337,7 @@ class _Training:
             "rule": self.rule.state_dict(),
             "meta_optimizer": self.meta_optimizer.state_dict(),
             "progress": dict(vars(self.progress)),
-            "criterion": self._criterion(),
+            "criterion": self.meaning,
         }
 
     def load_state(self, state: State) -> None:
@@ -341,8 +347,8 @@ class _Training:
             self._load_meta_optimizer(state["meta_optimizer"])
             for name, value in state["progress"].items():
                 setattr(self.progress, name, value)
-            if state["criterion"] != self._criterion():  # scores cannot be compared
-                self.progress.best_validation = math.inf
+            if state["criterion"] != self.meaning:  # scores cannot be compared
+                self.progress.best_validation, self.progress.best = math.inf, {}
                 self.progress.validations_since_best = 0
                 self.progress.validations = []
         except (RuntimeError, ValueError, KeyError) as error:
@@ -352,9 +358,9 @@ class _Training:
         late = progress.stopped_early and self.plan.is_over(progress.seconds)
         progress.stopped_early = late or self._out_of_patience()
 
-    def _criterion(self) -> str:
-        """What the validation scores of this training mean."""
-        return f"{self.plan.validation_criterion} after {self.validation_horizon} steps"
+    def is_over(self) -> bool:
+        """Whether no episode is left."""
+        return self.progress.episode >= self.plan.episodes or self.progress.stopped_early
 
     def _load_meta_optimizer(self, state: State) -> None:
         """Load moments and counts; settings are the config's, which may have been changed."""

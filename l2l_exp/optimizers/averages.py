@@ -10,7 +10,7 @@ from torch import Tensor
 from l2l_exp.optimizees.spec import ParamSpec, TensorSpec
 from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.base import Observation
-from l2l_exp.optimizers.sizes import or_one, rms
+from l2l_exp.optimizers.sizes import hypot, or_one, rms
 
 NOTHING = 1e-15
 """A size below this share of its tensor's root mean square is not divided by: it counts as 0."""
@@ -159,8 +159,8 @@ class Averages:
 
 
 def inverse(values: Tensor, least: float = 0.0) -> Tensor:
-    """1 / values >= 0, and 0 where they are no more than `least`."""
-    counts = values > least
+    """1 / values >= 0, and 0 where they are no more than `least`, or too small for 1 / them."""
+    counts = values > max(least, torch.finfo(values.dtype).tiny)
     return torch.where(counts, 1 / torch.where(counts, values, 1.0), 0.0)
 
 
@@ -181,11 +181,9 @@ def _average(old: Tensor, new: Tensor, decays: tuple[float, ...]) -> Tensor:
 
 
 def _average_root(old: Tensor, new: Tensor, decays: tuple[float, ...]) -> Tensor:
-    """root(decay * old^2 + (1 - decay) * new^2), without squares: as `_average`; slope 0 at 0."""
+    """root(decay * old^2 + (1 - decay) * new^2), without squares: as `_average`."""
     kept = _column([math.sqrt(decay) for decay in decays], old) * old
-    added = _column([math.sqrt(1 - decay) for decay in decays], old) * new
-    none = (kept == 0) & (added == 0)
-    return torch.where(none, 0.0, torch.hypot(torch.where(none, 1.0, kept), added))
+    return hypot(kept, _column([math.sqrt(1 - decay) for decay in decays], old) * new)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

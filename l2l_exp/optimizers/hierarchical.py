@@ -10,7 +10,7 @@ from l2l_exp.optimizers import per_tensor
 from l2l_exp.optimizers.averages import inverse
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation
 from l2l_exp.optimizers.cells import GRUCell
-from l2l_exp.optimizers.sizes import log_ratio, root
+from l2l_exp.optimizers.sizes import hypot, log_ratio, rms, root
 
 FLOOR = 1e-6
 """Gradients below this share of the problem's are taken for smaller ones: rounding is among them.
@@ -31,7 +31,7 @@ class HierarchicalState(NamedTuple):
     tensor_units: Tensor  # (H1, B, K)
     problem_units: Tensor  # (H2, B, 1)
     averages: Tensor  # (S, B, N) of the gradient
-    squares: Tensor  # (S, B, N) of the averages' squares
+    roots: Tensor  # (S, B, N) of the averages' mean squares
     input_decay: Tensor  # (B, N) of the first average, 0 at first: it begins as the gradient
     scale_decay: Tensor  # (B, N) of the squares
     log_rate: Tensor  # (B, N) logarithm of the learning rate over `output_scale`
@@ -51,7 +51,8 @@ class Hierarchical(LearnedOptimizer):
     combination of the a, which begins as minus their mean. Decays are readouts too; every average
     has twice the time scale of the one before.
 
-    The loss's scale does not matter, nor does the order of tensors, or of coordinates in a tensor.
+    The loss's scale does not matter, in float32 while gradients are between 1e-30 and 1e30; nor
+    does the order of tensors, or of coordinates in a tensor.
 
     Args:
         units: H0 >= 1, of every coordinate (paper: 10).
@@ -123,9 +124,9 @@ class Hierarchical(LearnedOptimizer):
     def step(self, seen: Observation, state: HierarchicalState) -> tuple[Tensor, HierarchicalState]:
         """Propose an update for every coordinate: (B, N)."""
         spec = seen.spec
-        averages, squares = _averaged(seen.grad, state)
-        held = squares + FLOOR**2 * squares.mean(-1, keepdim=True)
-        scaled = averages * inverse(root(held))
+        averages, roots = _averaged(seen.grad, state)
+        held = hypot(roots, FLOOR * rms(roots))
+        scaled = averages * inverse(held)
         inputs = _inputs(scaled, held, state.log_rate, spec)
         levels = self._advance(inputs, state, spec)
         heads = self.readout @ levels[0].flatten(1) + self.readout_bias
@@ -137,7 +138,7 @@ class Hierarchical(LearnedOptimizer):
         input_decay, scale_decay = torch.sigmoid(torch.stack(decays))
         rate = self.output_scale * torch.exp(log_rate)
         return rate * direction / per_tensor.spread(size, spec), HierarchicalState(
-            *levels, averages, squares, input_decay, scale_decay, kept
+            *levels, averages, roots, input_decay, scale_decay, kept
         )
 
     def _advance(
@@ -160,20 +161,19 @@ def _cell(cell: GRUCell, signal: Tensor, h: Tensor) -> Tensor:
 
 
 def _averaged(grad: Tensor, state: HierarchicalState) -> tuple[Tensor, Tensor]:
-    """Averages of the gradient over all scales, and of their squares: (S, B, N) each."""
+    """Averages of the gradient over all scales, and roots of those of their squares: (S, B, N)."""
     decays = [state.input_decay]
     for _ in state.averages[1:]:
         decays.append(root(decays[-1]))
     averages = torch.lerp(grad.expand_as(state.averages), state.averages, torch.stack(decays))
-    return averages, torch.lerp(
-        averages.square(), state.squares, state.scale_decay.expand_as(averages)
-    )
+    decay = state.scale_decay
+    return averages, hypot(root(decay) * state.roots, root(1 - decay) * averages)
 
 
-def _inputs(scaled: Tensor, squares: Tensor, log_rate: Tensor, spec: ParamSpec) -> Tensor:
+def _inputs(scaled: Tensor, held: Tensor, log_rate: Tensor, spec: ParamSpec) -> Tensor:
     """Inputs (3 S, B, N): scaled averages, products of neighbours, relative sizes and rate."""
-    largest = squares.amax(0)
-    logs = log_ratio(squares, largest.expand_as(squares)).clamp(-LARGEST, LARGEST)
+    largest = held.amax(0).expand_as(held)
+    logs = (2 * log_ratio(held, largest)).clamp(-LARGEST, LARGEST)  # of the squares
     relative = log_rate - per_tensor.spread(per_tensor.means(log_rate, spec), spec)
     parts = [scaled, scaled[:-1] * scaled[1:], logs - logs.mean(0), relative.unsqueeze(0)]
     return torch.cat(parts)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from l2l_exp.optimizers.averages import weight
+from l2l_exp.optimizers.averages import inverse, weight
 from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.encoding import Encoding
-from l2l_exp.optimizers.sizes import log_ratio, or_one, root
+from l2l_exp.optimizers.parts import check_name
+from l2l_exp.optimizers.sizes import hypot, log_ratio, root
 
 InputState = tuple[Tensor, ...]
 """Tensors (B, N) each."""
@@ -39,6 +40,11 @@ def _check(decays: Sequence[float], limit: float) -> None:
         raise ValueError(f"limit={limit} must be > 0")
 
 
+def _average_size(old: Tensor, grad: Tensor, decay: float) -> Tensor:
+    """root(decay * old^2 + (1 - decay) * grad^2): (B, N)."""
+    return hypot(math.sqrt(decay) * old, math.sqrt(1 - decay) * grad)
+
+
 class EncodedGradient(Inputs):
     """An encoding of the gradient; without a state.
 
@@ -61,7 +67,7 @@ class MomentRatios(Inputs):
 
     With v the mean square (decay `beta2`) and m_i the means (decays `betas`), all free of the bias
     of their start: g / sqrt(v), m_1 / sqrt(v), ... A factor on the loss changes nothing, nor does
-    one on a coordinate.
+    one on a coordinate, in float32 while gradients are between 1e-30 and 1e30.
 
     Args:
         betas: decays in [0, 1) of the means (RNNprop: one, .95); each is one feature.
@@ -85,22 +91,21 @@ class MomentRatios(Inputs):
         self.size = 1 + len(self.betas)
 
     def init_state(self, theta: Tensor) -> InputState:
-        """Zeros: how many gradients it has seen, the mean square, the means."""
+        """Zeros: how many gradients it has seen, the root of the mean square, the means."""
         return (torch.zeros_like(theta),) * (1 + self.size)
 
     def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
         """g / sqrt(v) and m_i / sqrt(v); zeros where no gradient has been seen yet."""
         taken = state[0] + 1  # of its own: an older state may be put back while steps go on
-        v = torch.lerp(seen.grad.square(), state[1], self.beta2)
+        size = _average_size(state[1], seen.grad, self.beta2)
         means = [
             torch.lerp(seen.grad, old, beta)
             for old, beta in zip(state[2:], self.betas, strict=True)
         ]
-        size = root(v / weight(self.beta2, taken))
-        inverse = torch.where(size > 0, 1 / or_one(size), 0.0)
+        whole = size / weight(self.beta2, taken).sqrt()
         unbiased = [m / weight(beta, taken) for m, beta in zip(means, self.betas, strict=True)]
-        features = torch.stack([seen.grad, *unbiased]) * inverse
-        return features.clamp(-self.limit, self.limit), (taken, v, *means)
+        features = torch.stack([seen.grad, *unbiased]) * inverse(whole)
+        return features.clamp(-self.limit, self.limit), (taken, size, *means)
 
 
 class SizeRatios(Inputs):
@@ -109,7 +114,8 @@ class SizeRatios(Inputs):
     log10 of the running root mean square over that of all gradients so far, one feature for each
     decay, kept in [-limit, limit]; 0 where there was no gradient yet. Moment ratios forget by how
     much gradients have shrunk, which is what steps without normalisation, as momentum's, live by.
-    No factor on the loss or on a coordinate changes them.
+    No factor on the loss or on a coordinate changes them, in float32 while gradients are between
+    1e-30 and 1e30.
 
     Args:
         betas: decays in [0, 1) of the mean squares.
@@ -127,21 +133,23 @@ class SizeRatios(Inputs):
         self.size = len(self.betas)
 
     def init_state(self, theta: Tensor) -> InputState:
-        """Zeros: how many gradients it has seen, the mean square of all, the running ones."""
+        """Zeros: how many gradients it has seen, the root mean square of all, the running ones."""
         return (torch.zeros_like(theta),) * (2 + self.size)
 
     def forward(self, seen: Observation, state: InputState) -> tuple[Tensor, InputState]:
-        """Half the log10 of mean squares over the mean square of all."""
-        taken, square = state[0] + 1, seen.grad.square()
-        everything = torch.lerp(state[1], square, 1 / taken.detach())
+        """The log10 of running sizes over that of all gradients."""
+        taken = state[0] + 1
+        share = 1 / taken.detach()
+        everything = hypot(root(1 - share) * state[1], share.sqrt() * seen.grad)
         recent = [
-            torch.lerp(square, old, beta) for old, beta in zip(state[2:], self.betas, strict=True)
+            _average_size(old, seen.grad, beta)
+            for old, beta in zip(state[2:], self.betas, strict=True)
         ]
         ratios = [
-            log_ratio(v / weight(beta, taken), everything)
-            for v, beta in zip(recent, self.betas, strict=True)
+            log_ratio(size / weight(beta, taken).sqrt(), everything)
+            for size, beta in zip(recent, self.betas, strict=True)
         ]
-        features = torch.stack(ratios) / (2 * math.log(10))
+        features = torch.stack(ratios) / math.log(10)
         return features.clamp(-self.limit, self.limit), (taken, everything, *recent)
 
 
@@ -152,14 +160,17 @@ class Joined(Inputs):
         parts: by name, at least one.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or for a name that is no plain word.
     """
 
     def __init__(self, parts: Mapping[str, Inputs]) -> None:
         super().__init__()
         if not parts:
             raise ValueError("parts={} must hold at least one kind of inputs")
-        self.parts = nn.ModuleDict(parts)
+        self.parts = nn.ModuleDict()
+        for name, part in parts.items():
+            check_name(name, self.parts)
+            self.parts[name] = part
         self.size = sum(part.size for part in parts.values())
 
     def init_state(self, theta: Tensor) -> InputState:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from l2l_exp.optimizees.spec import Kind, ParamSpec
 from l2l_exp.optimizers.base import Coupling, LearnedOptimizer, Observation, State
 from l2l_exp.optimizers.baseline import at_one_rate
+from l2l_exp.optimizers.parts import check_name
 from l2l_exp.optimizers.selection import Selection
 
 Step = Callable[[Observation, State], tuple[Tensor, State]]
@@ -53,7 +54,7 @@ class Partitioned(LearnedOptimizer):
         self.rules = nn.ModuleDict()
         self.selections: dict[str, Selection] = {}
         for name, settings in parts.items():
-            _check_name(name, self.rules)
+            check_name(name, self.rules)
             try:
                 self.selections[name], self.rules[name] = _part(settings)
             except ValueError as error:
@@ -241,12 +242,6 @@ def _deal_units(
         for name, mine in places.items()
         if len(mine)
     }
-
-
-def _check_name(name: str, rules: nn.ModuleDict) -> None:
-    """Raise ValueError for a name that cannot be a part's in the meta-parameters' names."""
-    if not isinstance(name, str) or not name.isidentifier() or hasattr(rules, name):
-        raise ValueError(f"a part cannot be called {name!r}: use another plain word")
 
 
 def _part(settings: Mapping[str, Any]) -> tuple[Selection, LearnedOptimizer]:

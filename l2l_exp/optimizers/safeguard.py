@@ -202,6 +202,25 @@ class Safeguarded(LearnedOptimizer):
             map_state(marks, *(state.record for state in states)),
         )
 
+    def told(self, state: SafeguardedState, update: Tensor) -> SafeguardedState:
+        """Tell both rules, and keep the step from the anchor as it was made.
+
+        A rule whose last observation was rejected is not told: it waits for a point that it has
+        seen already. The sizes that bound the growth stay those of this rule's own steps: a factor
+        that something around it puts on all of them must not tighten the bound, nor loosen it.
+        """
+        memory = state.memory
+        other = () if self.fallback is None else self.fallback.told(memory.fallback, update)
+        after = memory._replace(rule=self.rule.told(memory.rule, update), fallback=other)
+        if self.blow_up is None:
+            return state._replace(memory=after)
+        undone = state.record.undone == 1
+        waits = undone | (memory.theta != state.anchor).any(-1)
+        return state._replace(
+            memory=self._map_memory(partial(choose, waits), memory, after),
+            update=_rows(undone, state.update, update),
+        )
+
     def counts(self, state: SafeguardedState) -> Mapping[str, Tensor]:
         """How often each guard that is on has acted, and what the rule itself counts."""
         on = {

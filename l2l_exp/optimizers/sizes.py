@@ -20,6 +20,12 @@ def root(sizes: Tensor) -> Tensor:
     return torch.where(sizes > 0, or_one(sizes).sqrt(), 0.0)
 
 
+def hypot(one: Tensor, other: Tensor) -> Tensor:
+    """root(one^2 + other^2), without squares that float32 cannot hold; its slope at 0 is 0."""
+    none = (one == 0) & (other == 0)
+    return torch.where(none, 0.0, torch.hypot(torch.where(none, 1.0, one), other))
+
+
 def or_one(sizes: Tensor) -> Tensor:
     """Sizes to divide by: 1 where there is nothing to divide."""
     return torch.where(sizes > 0, sizes, 1.0)

@@ -33,6 +33,7 @@ from l2l_exp.optimizees.scaled import Scaled
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.unroll import Episode, unroll
 
 MEAN = MetaLoss(Uniform(), Plain())
@@ -412,17 +413,45 @@ def untimed(progress):
     return known | {"best": {name: x.tolist() for name, x in known["best"].items()}}
 
 
-@pytest.mark.parametrize("change", [{"validation_criterion": "average"}, {"validation_horizon": 9}])
-def test_scores_that_mean_something_else_are_not_compared(change):
+@pytest.mark.parametrize(("meaning", "compared"), [("one", True), ("another", False), ("", False)])
+def test_scores_that_mean_something_else_are_not_compared(meaning, compared):
     memory = Remembered()
     half = dataclasses.replace(PLAN, episodes=2, validation_every=1)
-    kept, _ = meta_train(small_rule(), half, memory=memory)
+    kept, _ = meta_train(small_rule(), half, memory=memory, meaning="one")
     memory.state["progress"]["best_validation"] = -1e9  # nothing beats it
-    whole = dataclasses.replace(half, episodes=4, **change)
-    progress, _ = meta_train(small_rule(), whole, memory=memory)
-    assert kept.best_episode <= 2 < progress.best_episode
-    assert progress.best_validation > 0
-    assert [episode for episode, _, _ in progress.validations] == [3, 4]
+    whole = dataclasses.replace(half, episodes=4)
+    progress, _ = meta_train(small_rule(), whole, memory=memory, meaning=meaning)
+    assert (progress.best_episode == kept.best_episode) == compared
+    assert (progress.best_validation == -1e9) == compared
+    told = [episode for episode, _, _ in progress.validations]
+    assert told == ([1, 2, 3, 4] if compared else [3, 4])
+
+
+@pytest.mark.parametrize("episodes", [2, 3])
+def test_training_that_is_over_before_its_first_validation_is_validated_where_it_stands(episodes):
+    long = dataclasses.replace(PLAN, episodes=20, validation_every=10)
+    memory, resumed = Remembered(), small_rule(seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(small_rule(), long, memory=Stopping(memory, 3))
+    short = dataclasses.replace(long, episodes=episodes)
+    progress, reports = meta_train(resumed, short, memory=memory)
+    assert same(resumed.state_dict(), memory.state["rule"]) and progress.episode == 3
+    assert progress.best_episode == 3 and math.isfinite(progress.best_validation)
+    assert [set(told) for _, told, _ in reports] == [{"validation_final", "zero_gradient_update"}]
+    again, nothing = meta_train(small_rule(seed=1), short, memory=memory)  # it is kept
+    assert nothing == [] and untimed(again) == untimed(progress)
+
+
+def test_training_that_is_over_has_a_score_of_the_meaning_that_it_ends_with():
+    memory, rule = Remembered(), small_rule(seed=1)
+    first, _ = meta_train(small_rule(), memory=memory, meaning="one")
+    average = dataclasses.replace(PLAN, validation_criterion="average")
+    progress, reports = meta_train(rule, average, memory=memory, meaning="another")
+    assert len(reports) == 1 and same(rule.state_dict(), memory.state["rule"])
+    optimizee = Quadratic(2, "gaussian", init_std=1.0).double()
+    assert progress.best_validation == Validator(optimizee, 4, 0, 6, "average")(rule)
+    assert [(e, x) for e, _, x in progress.validations] == [(4, progress.best_validation)]
+    assert progress.best_validation != first.best_validation
 
 
 # --- horizons ---------------------------------------------------------------------------------
@@ -534,6 +563,17 @@ def test_a_rule_becomes_its_teacher(scripted):
     optimizee = Quadratic(2, "uniform", init_std=1.0).double()
     meta_train(rule, plan, optimizee, sgd(0.02), options=options)
     assert rule.gain.item() == pytest.approx(0.3, rel=1e-3)
+
+
+def test_a_rule_that_cannot_imitate_is_refused_before_training():
+    reports, options = [], Options(imitation=Imitation(teacher(), probability=0.01))
+    with pytest.raises(ValueError, match=r"blow_up=1.0 must be null to imitate"):
+        meta_train(
+            Safeguarded(small_rule(), blow_up=1.0),
+            options=options,
+            report=lambda *told: reports.append(told),
+        )
+    assert reports == []
 
 
 def test_imitating_episodes_have_a_loss_of_their_own_and_the_others_are_as_without():

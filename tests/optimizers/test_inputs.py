@@ -51,6 +51,46 @@ def test_a_factor_on_the_loss_changes_no_moment_ratio(scale):
     torch.testing.assert_close(scaled, ours, rtol=1e-12, atol=1e-12)
 
 
+RATIOS = {"moments": MomentRatios((0.5,), 0.6), "sizes": SizeRatios((0.5, 0.6))}
+
+
+@pytest.mark.parametrize("inputs", RATIOS.values(), ids=RATIOS)
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e25, 1e30])
+def test_a_factor_changes_no_ratio_in_single_precision(inputs, scale):
+    grads = torch.tensor([[[1.0, -2.0, 0.0]], [[0.5, 3.0, 0.0]], [[-4.0, 0.1, 0.0]]])
+    ours = features(inputs, scale * grads)
+    torch.testing.assert_close(ours, features(inputs, grads), rtol=1e-5, atol=1e-5)
+    assert ours[..., :2].count_nonzero() == ours[..., :2].numel()
+
+
+def test_moment_ratios_forget_a_spike_in_single_precision():
+    grads = torch.randn(300, 1, 3, generator=torch.Generator().manual_seed(0))
+    spiked = grads.clone()
+    spiked[3] = 1e20
+    ours, plain = (features(RATIOS["moments"], x) for x in (spiked, grads))
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_size_ratios_after_a_spike_are_how_little_is_left_of_it_in_single_precision():
+    spiked = torch.ones(200, 1, 3)
+    spiked[3] = 1e20
+    left = features(SizeRatios((0.5,), limit=50.0), spiked)
+    expected = -20 + math.log10(200) / 2  # all gradients have the spike among them
+    torch.testing.assert_close(left, torch.full_like(left, expected), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("inputs", RATIOS.values(), ids=RATIOS)
+def test_features_of_a_coordinate_without_gradients_any_more_fall_to_their_end(inputs):
+    state, seen = inputs.init_state(torch.zeros(1, 3)), []
+    for step in range(600):  # what is kept of the first gradient passes all that float32 can hold
+        grad = torch.tensor([[1.0, 1e-30, 0.0]]) if step == 0 else torch.zeros(1, 3)
+        last, state = inputs(Observation(grad, grad, grad[:, 0], step, 600, SPEC), state)
+        seen.append(last[:, 0])
+    seen = torch.stack(seen)
+    assert seen.isfinite().all() and (seen[1:, :, :2].diff(dim=0).abs() < 0.4).all()
+    assert (seen[-1, :, :2] == (0 if isinstance(inputs, MomentRatios) else -5)).all()
+
+
 def test_features_stay_within_the_limit_after_a_jump():
     jump = torch.tensor([[[1e-6] * 3]] * 20 + [[[1.0] * 3]])
     assert features(MomentRatios(limit=1.5), jump).abs().max() == 1.5
@@ -79,6 +119,10 @@ def test_progress_is_the_share_of_the_horizon_and_times_are_squashed():
         (lambda: WithProgress(MomentRatios(), [1.0, 0.0]), "must be > 0"),
         (lambda: SizeRatios(limit=-1.0), "limit=-1.0 must be > 0"),
         (lambda: Joined({}), "at least one"),
+        (lambda: Joined({"a.b": MomentRatios()}), "cannot be called 'a.b': use another plain word"),
+        (lambda: Joined({"keys": MomentRatios()}), "cannot be called 'keys'"),
+        (lambda: Joined({"pop": MomentRatios()}), "cannot be called 'pop'"),
+        (lambda: Joined({3: MomentRatios()}), "cannot be called 3"),
     ],
 )
 def test_impossible_values_are_refused(wrong, says):

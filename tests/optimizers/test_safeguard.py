@@ -17,9 +17,12 @@ from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, state_tensors
 from l2l_exp.optimizers.baseline import Baseline
+from l2l_exp.optimizers.by_hand import BFGSByHand
 from l2l_exp.optimizers.encoding import Identity
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
+from l2l_exp.optimizers.postprocess import Postprocessed
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.unroll import Episode, unroll
 
@@ -353,6 +356,94 @@ def test_a_quasi_newton_fall_back_is_told_of_the_step_that_was_taken(separable, 
     memory = trajectory(bowl, rule, 12)[-1].state.memory.fallback
     assert memory.s.abs().sum() > 0
     torch.testing.assert_close(memory.y, memory.s * bowl.curvature, rtol=1e-6, atol=1e-9)
+
+
+# --- inside something else --------------------------------------------------------------------
+
+
+class Rolling(LearnedOptimizer):
+    """Momentum of the steps that were made; rests at step 8."""
+
+    def __init__(self, lr: float) -> None:
+        super().__init__()
+        self.lr = lr
+
+    def init_state(self, theta, spec):
+        return (torch.zeros_like(theta),)
+
+    def step(self, seen, state):
+        update = (0.5 * state[0] - 0.01 * self.lr * seen.grad) * (seen.step != 8)
+        return update, (update,)
+
+    def told(self, state, update):
+        return (update,)
+
+
+OWN_STEPS = {
+    "rolling": Rolling,
+    "lbfgs": LBFGS,
+    "ntm": lambda lr: NTMBFGS(BFGSByHand(lr), 1.0).double(),
+}
+
+
+@pytest.mark.parametrize("make", OWN_STEPS.values(), ids=OWN_STEPS)
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda rule: Postprocessed(rule, lr=0.5),
+        lambda rule: Safeguarded(rule, growth=1.2, first_step=0.01),
+    ],
+    ids=["postprocessed", "safeguarded"],
+)
+def test_without_guards_the_rule_is_told_what_becomes_of_its_steps(separable, make, around):
+    bowl = separable((1.0, 30.0, 0.01), 1.0, 0.3)
+    alone, wrapped = (trajectory(bowl, around(x)) for x in (make(0.7), Safeguarded(make(0.7))))
+    assert torch.equal(thetas(wrapped), thetas(alone))
+    assert not torch.equal(thetas(alone), thetas(trajectory(bowl, make(0.7))))
+
+
+@pytest.mark.parametrize("make", OWN_STEPS.values(), ids=OWN_STEPS)
+@pytest.mark.parametrize("guards", [{}, {"fallback_after": 1}])
+def test_what_passes_every_step_on_changes_nothing(separable, monkeypatch, make, guards):
+    bowl = separable((1.0, 30.0, 0.01), 1.0, 0.3)
+    one, lost = torch.ones(3).double(), (0, 2, 5, 6, 9, 14)  # on the way, and where theta rests
+    monkeypatch.setattr(
+        bowl, "minibatch", lambda _, step: {"active": one * (math.nan if step in lost else 1.0)}
+    )
+    rule = Safeguarded(make(2.5), 1.0, growth=1.5, fallback=LBFGS(4.0), **guards)
+    alone, told = (trajectory(bowl, x, 20) for x in (rule, Postprocessed(rule)))
+    assert torch.equal(thetas(told), thetas(alone)) and thetas(alone).isfinite().all()
+    counts = rule.counts(alone[-1].state)
+    assert counts["undos"].any() and counts["fallbacks"].any() == bool(guards)
+    for one, other in zip(*map(state_tensors, (told[-1].state, alone[-1].state)), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("lr", [0.1, 10.0])
+def test_a_factor_on_all_steps_leaves_the_bound_on_their_growth_as_it_is(separable, lr):
+    rule = Postprocessed(Safeguarded(Replayed([[1.0]] * 12), growth=1.3, first_step=0.01), lr=lr)
+    carries = trajectory(separable((0.0,), 0.0, 0.0), rule)
+    steps = thetas(carries)[:, 0, 0].diff()
+    assert steps.tolist() == pytest.approx([lr * 0.01 * 1.3**t for t in range(12)])
+
+
+def test_the_undo_of_a_shortened_step_cancels_its_gradient(line):
+    gain = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+
+    class Gained(Replayed):
+        def step(self, seen, state):
+            return -gain * seen.grad, state
+
+    rule = Safeguarded(Gained([[0.0]]), blow_up=1.0)
+    carry = Episode(line, line.sample((0,), TEST), 3).start(rule)
+    update, state = rule.step(carry.seen, carry.state)
+    made = 0.9 * update
+    state = rule.told(state, made)
+    there = Episode(line, line.sample((0,), TEST), 3).carry(carry.theta + made, 1, state)
+    back, _ = rule.step(there.seen, state)
+    assert (carry.theta + made + back).item() == 4
+    (slope,) = torch.autograd.grad((made + back).sum(), gain)
+    assert slope.item() == 0
 
 
 @pytest.mark.parametrize("name", ["Adam", "RMSprop"])
