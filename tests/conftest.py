@@ -276,14 +276,15 @@ LEARNED |= {
         **SMOOTH,
     ),
     "star": lambda: STAR(**SMOOTH),
-    "star_momentum": lambda: STAR(nominal="momentum", **SMOOTH),
     "hierarchical": lambda: Hierarchical(2, 3, 2, 3, output_scale=0.05, readout_std=0.5),
     "width_scaled": lambda: WidthScaled(CoordinatewiseLSTM(3, 1, LogSign(), readout_std=0.5), 0.5),
     "width_scaled_gac": lambda: WidthScaled(GAC(3, 1, 1, readout_std=0.5), 0.5),
     "whitened": lambda: Whitened(
         CoordinatewiseLSTM(3, 1, Identity(), readout_std=0.5), 0.7, 0.3, every=1
     ),
-    "whitened_seldom": lambda: Whitened(STAR(**SMOOTH), 0.7, 0.3, every=2, max_side=2),
+    "whitened_seldom": lambda: Whitened(
+        STAR(nominal="momentum", **SMOOTH), 0.7, 0.3, every=2, max_side=2
+    ),
 }
 
 SET_BY_HAND: dict[str, Callable[[], LearnedOptimizer]] = {
