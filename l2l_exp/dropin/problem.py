@@ -11,7 +11,6 @@ from torch import Tensor
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, map_state
 
-
 Place = tuple[torch.device, torch.dtype]
 
 
