@@ -66,7 +66,7 @@ def find(source: str | os.PathLike[str], seed: int | None = None) -> LearnedOpti
     path = Path(name).expanduser()
     if path.is_file() and path.name in (DESCRIPTION, PARAMETERS):
         path = path.parent
-    if not path.is_dir():
+    if not name or not path.is_dir():
         raise CheckpointError(
             f"source={name!r} is no folder or file of a checkpoint: give one, the folder of a run, "
             f"{RUNS}RUN_ID or {MODELS}NAME@ALIAS"
