@@ -88,7 +88,9 @@ def trained(rule, module, devices):
     return torch.cat([p.detach().cpu().flatten() for p in module.parameters()])
 
 
-@pytest.mark.parametrize("devices", [("cuda",) * 3, ("cpu", "cuda", "cuda"), ("cuda", "cpu", "cpu")])
+@pytest.mark.parametrize(
+    "devices", [("cuda",) * 3, ("cpu", "cuda", "cuda"), ("cuda", "cpu", "cpu")]
+)
 def test_a_torch_optimizer_is_the_same_wherever_the_parameters_are(learned_rule, devices):
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     expected = trained(learned_rule, module, ("cpu",) * 3)
