@@ -1,10 +1,8 @@
 """A rule behind the interface of torch.optim.Optimizer."""
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from l2l_exp import checkpoint
 from l2l_exp.dropin import layout
-from l2l_exp.dropin.problem import FlatProblem, Place, Settings, place_of, plain
-from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.dropin.problem import FlatProblem, Place, Settings, place_of
+from l2l_exp.dropin.saved import plain, restored
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import at_one_rate
 from l2l_exp.optimizers.safeguard import Safeguarded
@@ -160,7 +157,7 @@ class LearnedTorchOptimizer(Optimizer):
 
         Only plain types and tensors: `torch.load` reads it with `weights_only=True`.
         """
-        self.state[RULE] = self._saved()  # type: ignore[index]
+        self.state[RULE] = self._content()  # type: ignore[index]
         try:
             return super().state_dict()
         finally:
@@ -174,8 +171,15 @@ class LearnedTorchOptimizer(Optimizer):
             saved = state["state"].pop(RULE, None)
             if saved is None:
                 raise ValueError("the state dict has no rule: it is of another optimizer")
-            state = state | self._restored(saved)
+            rule, problems = restored(saved, self.rule, list(self._parameters()))
+            counts = {name: saved[name] for name in ("horizon", "skipped_steps")}
+            state = state | {RULE: rule, "_problems": problems, **counts}
         super().__setstate__(state)
+
+    def _content(self) -> dict[str, Any]:
+        """Everything that is not in param_groups."""
+        content = plain(self.rule, self._problems, list(self._parameters()))
+        return content | {"horizon": self.horizon, "skipped_steps": self.skipped_steps}
 
     def _active(self) -> dict[Tensor, Settings]:
         """Parameters that have a gradient, with their groups' settings."""
@@ -236,49 +240,6 @@ class LearnedTorchOptimizer(Optimizer):
         value: Tensor | float = -loss if signs == {True} else loss
         return value
 
-    def _saved(self) -> dict[str, Any]:
-        """Everything that is not in param_groups."""
-        places = {parameter: place for place, parameter in enumerate(self._parameters())}
-        architecture = self.rule.architecture
-        return {
-            "architecture": None if architecture is None else json.dumps(dict(architecture)),
-            "meta_parameters": dict(self.rule.state_dict()),
-            "horizon": self.horizon,
-            "skipped_steps": self.skipped_steps,
-            "problems": [
-                {
-                    "parameters": [places[parameter] for parameter in problem.parameters],
-                    "layout": [(t.name, list(t.shape), t.kind) for t in problem.spec.tensors],
-                    "double": problem.place[1] == torch.float64,
-                    "steps": problem.steps,
-                    "state": plain(problem.state),
-                }
-                for problem in self._problems
-            ],
-        }
-
-    def _restored(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """The attributes that `_saved` was made of.
-
-        Raises:
-            ValueError: if they do not fit the parameters or, without an architecture, the rule.
-        """
-        rule = _rebuilt(self.rule, saved)
-        parameters, problems = list(self._parameters()), []
-        for one in saved["problems"]:
-            mine = [parameters[place] for place in one["parameters"]]
-            for parameter, (name, shape, _) in zip(mine, one["layout"], strict=True):
-                if tuple(parameter.shape) != tuple(shape):
-                    raise ValueError(
-                        f"the state dict has {name} of shape {tuple(shape)}, the optimizer of "
-                        f"shape {tuple(parameter.shape)}"
-                    )
-            spec = ParamSpec.of({n: (tuple(shape), kind) for n, shape, kind in one["layout"]})
-            problems.append(FlatProblem.of(mine, spec, rule))
-            problems[-1].restore(one["state"], one["steps"], double=one["double"])
-        known = {"horizon": saved["horizon"], "skipped_steps": saved["skipped_steps"]}
-        return {RULE: rule, "_problems": problems, **known}
-
 
 def _checked_horizon(horizon: Any) -> int | None:
     """A horizon that can be.
@@ -312,23 +273,3 @@ def _sees_all(rule: LearnedOptimizer) -> bool:
     """Whether a rule must have all parameters in one layout."""
     first_and_last = any(isinstance(module, WidthScaled) for module in rule.modules())
     return rule.coupling == "problem" or first_and_last
-
-
-def _rebuilt(rule: LearnedOptimizer, saved: Mapping[str, Any]) -> LearnedOptimizer:
-    """The rule of a state dict; without an architecture it must be like the one at hand.
-
-    Raises:
-        ValueError: if it cannot be made.
-    """
-    if saved["architecture"] is None:
-        made = copy.deepcopy(rule)
-    else:
-        made = checkpoint.rebuild(json.loads(saved["architecture"]), Path("the state dict"))
-        made.architecture = json.loads(saved["architecture"])
-    try:  # assigned, to keep float64; copied, as nobody else may change them
-        weights = {name: x.clone() for name, x in saved["meta_parameters"].items()}
-        made.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the state dict is of another rule: {reason}") from error
-    return made.requires_grad_(False)

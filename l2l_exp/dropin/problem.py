@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -139,19 +139,6 @@ class FlatProblem:
             return state
         return self.rule.take(state, torch.arange(self.spec.size, device=theta.device))
 
-    def restore(self, saved: Any, steps: int, *, double: bool) -> None:
-        """Go on from what `plain` gave, after so many steps in float64 or float32.
-
-        Raises:
-            ValueError: if it is of another rule or layout.
-        """
-        device, dtype = self.place[0], torch.float64 if double else torch.float32
-        self.place, self.steps = (device, dtype), steps
-        self.rule.to(dtype)
-        if saved is not None:
-            like = self.started(torch.zeros(1, self.spec.size, device=device, dtype=dtype))
-            self.state = map_state(lambda x: x.to(device, copy=True), _structured(saved, like))
-
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
         """One tensor per parameter -> (1, N), a copy."""
         device, dtype = self.place
@@ -191,27 +178,6 @@ def place_of(parameters: Sequence[Tensor]) -> Place:
     """The device of the first, and float64 if any of them is, else float32."""
     double = any(parameter.dtype == torch.float64 for parameter in parameters)
     return parameters[0].device, torch.float64 if double else torch.float32
-
-
-def plain(state: State) -> Any:
-    """A state as lists, dicts and tensors, which `torch.load(weights_only=True)` reads."""
-    if isinstance(state, Tensor) or state is None:
-        return state
-    if isinstance(state, dict):
-        return {key: plain(value) for key, value in state.items()}
-    return [plain(part) for part in state]
-
-
-def _structured(saved: Any, like: State) -> State:
-    """The inverse of `plain`, for a state like another; what a dict holds may be new."""
-    if isinstance(saved, Tensor):
-        return saved
-    if isinstance(saved, dict):
-        return {key: _structured(part, like.get(key, part)) for key, part in saved.items()}
-    if len(saved) != len(like):
-        raise ValueError("the saved state is of another rule, or of another version of this one")
-    parts = [_structured(part, other) for part, other in zip(saved, like, strict=True)]
-    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
 
 
 def _one_by_one(seen: Observation) -> Observation:

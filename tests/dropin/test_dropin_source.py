@@ -248,6 +248,10 @@ def judging():
     return Safeguarded(described(), blow_up=2.0)
 
 
+def decaying():
+    return Postprocessed(described(), decay="linear")
+
+
 REFUSALS = {
     "lr": (lambda: LearnedTorchOptimizer([weight()], scripted(), -0.1), "lr=-0.1 must be"),
     "lr nan": (lambda: LearnedTorchOptimizer([weight()], scripted(), math.nan), "lr=nan must be"),
@@ -316,7 +320,7 @@ REFUSALS = {
         "reads the loss",
     ),
     "no horizon": (
-        lambda: LearnedTorchOptimizer([weight()], Postprocessed(described(), decay="linear")).step(),
+        lambda: LearnedTorchOptimizer([weight()], decaying()).step(),
         "give horizon=, the number of steps of the whole run",
     ),
     "no part for a tensor": (

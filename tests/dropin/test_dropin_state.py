@@ -1,4 +1,4 @@
-"""What is saved goes on as if nothing had happened; what does not fit is refused and harms nothing."""
+"""What is saved goes on as if nothing had happened; what does not fit is refused, harmlessly."""
 
 import copy
 import io
