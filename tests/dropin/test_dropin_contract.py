@@ -19,7 +19,9 @@ from l2l_exp.dropin import LearnedTorchOptimizer
 from l2l_exp.optimizers.base import LearnedOptimizer, state_tensors
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.encoding import LogSign
+from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
+from l2l_exp.optimizers.postprocess import Postprocessed
 
 RATE = 0.03
 
@@ -288,6 +290,7 @@ def test_with_any_rule_a_parameter_without_a_gradient_rests_and_the_others_move(
     optimizer = LearnedTorchOptimizer(model, LEARNED[name]().double(), horizon=9)
     for step in range(4):
         before = copy.deepcopy(model.state_dict())
+        versions = {path: p._version for path, p in model.named_parameters()}
         optimizer.zero_grad()
         loss = loss_of(model, step)
         loss.backward()
@@ -297,7 +300,43 @@ def test_with_any_rule_a_parameter_without_a_gradient_rests_and_the_others_move(
                 parameter.grad = None
         optimizer.step(loss=loss)
         for path, parameter in model.named_parameters():
-            assert torch.equal(parameter, before[path]) == absent.get(path, False), (step, path)
+            rests = absent.get(path, False)
+            assert torch.equal(parameter, before[path]) == rests, (step, path)
+            assert (parameter._version == versions[path]) == rests  # nor is it written to
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm_two_layers", "two_lstms", "rnnprop", "gru"])
+def test_elementwise_rules_go_on_as_if_steps_without_a_gradient_had_not_been(name):
+    some, alone, others = (nn.Parameter(torch.ones(3).double()) for _ in range(3))
+    make = LEARNED[name]
+    together = LearnedTorchOptimizer([("a.bias", others), ("b.bias", some)], make().double())
+    apart = LearnedTorchOptimizer([("b.bias", alone)], make().double())
+    for step in range(6):
+        others.grad = torch.full_like(others, 1.0 + step)
+        some.grad = None if step in (2, 4) else torch.arange(3.0).double() - step
+        together.step()
+        if some.grad is not None:
+            alone.grad = some.grad
+            apart.step()
+    assert torch.equal(some, alone) and not torch.equal(some, torch.ones(3).double())
+
+
+def test_a_rule_is_told_what_became_of_its_update():
+    """As `Postprocessed` does with the same factor and decay; a quasi-Newton memory needs it."""
+    ends = []
+    for wrapped in (False, True):
+        theta, scale = nn.Parameter(torch.ones(4).double()), torch.tensor([1.0, 2, 5, 9]).double()
+        rule, settings = LBFGS(0.5, history_size=3), {"lr": 0.6, "weight_decay": 0.05}
+        if wrapped:
+            optimizer = LearnedTorchOptimizer([theta], Postprocessed(rule, **settings))
+        else:
+            optimizer = LearnedTorchOptimizer([theta], rule, **settings)
+        for _ in range(8):
+            optimizer.zero_grad()
+            (scale * theta.square()).sum().backward()
+            optimizer.step()
+        ends.append(theta.detach())
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-14)
 
 
 def lstm(**settings):
