@@ -12,6 +12,7 @@ from torch import nn
 
 from l2l_exp import checkpoint
 from l2l_exp.dropin import LearnedTorchOptimizer
+from l2l_exp.optimizers import lstm
 from l2l_exp.optimizers.base import state_tensors
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 
@@ -94,7 +95,8 @@ def test_copies_go_on_bit_for_bit_and_apart(name, copied):
     assert same(again, model)
 
 
-def test_a_loaded_state_dict_is_not_changed_by_later_steps():
+def test_a_loaded_state_dict_is_not_changed_by_later_steps_nor_changes_them(monkeypatch):
+    monkeypatch.setattr(lstm, "BLOCK", 7)  # so that steps in place overwrite states
     model = network()
     optimizer = LearnedTorchOptimizer(model, described())
     train(model, optimizer, range(2))
@@ -105,17 +107,23 @@ def test_a_loaded_state_dict_is_not_changed_by_later_steps():
     assert json.dumps(content, default=torch.Tensor.tolist) == json.dumps(
         kept, default=torch.Tensor.tolist
     )
+    for weights in content["state"]["rule"]["meta_parameters"].values():
+        weights.zero_()
+    assert optimizer.rule.readout.count_nonzero() > 0
 
 
 def test_a_state_dict_brings_its_rule_along():
     model = network()
-    optimizer = LearnedTorchOptimizer(model, described(5, shift=0.1))
+    optimizer = LearnedTorchOptimizer(model, described(5).double())
+    with torch.no_grad():
+        optimizer.rule.readout += 1e-12  # digits that float32 does not have
     train(model, optimizer, range(2))
     content = through_a_file(optimizer.state_dict())
     again = copy.deepcopy(model)
     train(model, optimizer, range(2, 4))
     resumed = LearnedTorchOptimizer(again, described(2))
     resumed.load_state_dict(content)
+    assert torch.equal(resumed.rule.readout, optimizer.rule.readout)
     assert resumed.rule.hidden_units == 5 and resumed.rule.architecture["hidden_units"] == 5
     train(again, resumed, range(2, 4))
     assert same(again, model)
