@@ -148,6 +148,8 @@ class LearnedTorchOptimizer(Optimizer):
         """What the rule has counted so far, by name, as a safeguard counts its undone steps."""
         found: dict[str, int] = {}
         for problem in self._problems:
+            if problem.state is None:
+                continue
             for name, count in problem.rule.counts(problem.state).items():
                 found[name] = found.get(name, 0) + int(count.sum())
         return found

@@ -1,5 +1,6 @@
 """Where a rule is loaded from, and what is refused when it is put to work."""
 
+import copy
 import math
 import re
 
@@ -229,6 +230,19 @@ def test_parameters_of_a_group_added_later_begin_by_themselves_or_all_anew(rule,
     optimizer.add_param_group({"params": [weight()]})
     optimizer.step()
     assert [problem.steps for problem in optimizer._problems] == steps
+
+
+def test_a_problem_that_had_no_gradient_yet_has_counted_nothing():
+    later = nn.Parameter(torch.zeros(2))  # of the other precision: a problem of its own
+    rule = Partitioned({"all": {"rule": described()}})
+    optimizer = LearnedTorchOptimizer([weight(), later], rule)
+    optimizer.step()
+    assert [problem.steps for problem in optimizer._problems] == [1, 0]
+    assert optimizer.counts() == {}
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    later.grad = torch.ones_like(later)
+    optimizer.step()
+    assert [problem.steps for problem in optimizer._problems] == [2, 1]
 
 
 def test_parameters_of_both_precisions_are_problems_of_their_own_or_one_in_the_higher():
