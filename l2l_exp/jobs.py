@@ -277,19 +277,20 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
     optimizee, rule, plan, seed = training.optimizee, training.rule, training.plan, job.cfg.seed
     memory = TrainingFile(job.state, lambda state: job.console.resumed(state["progress"], plan))
     horizons = str(training.options.horizons or plan.horizon)
+    known = {"seed": seed, "horizon": _longest(training)}
     with job.console.training(plan, horizons, optimizee, rule) as show:
 
         def report(progress: Progress, metrics: Mapping[str, float]) -> None:
             tracker.metrics(metrics, progress.episode)
             validated = f"validation_{plan.validation_criterion}" in metrics
             if validated and progress.episode == progress.best_episode:
-                about = {"run_id": tracker.run_id, **_selection(plan, progress), "seed": seed}
+                about = {"run_id": tracker.run_id, **_selection(plan, progress), **known}
                 checkpoint.save(job.folder / "checkpoint", rule, about)
             show(progress, metrics)
 
         progress = meta_train(*training, report, memory)
     told = _validated(progress, training.meaning)
-    tracker.checkpoint(rule, {**_selection(plan, progress), "seed": seed, **told})
+    tracker.checkpoint(rule, {**_selection(plan, progress), **known, **told})
     cost = _cost(plan, progress)
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
     if field is not None:
@@ -426,6 +427,12 @@ def _plan(cfg: DictConfig) -> Plan:
     """The plan of meta-training, from the keys of the same names."""
     keys = {field.name for field in fields(Plan)} - {"seed"}
     return Plan(seed=cfg.seed, **{key: cfg.training[key] for key in keys})
+
+
+def _longest(training: Training) -> int:
+    """The longest horizon that a rule is trained on."""
+    horizons = training.options.horizons
+    return training.plan.horizon if horizons is None else max(horizons.all)
 
 
 def _selection(plan: Plan, progress: Progress) -> dict[str, Any]:

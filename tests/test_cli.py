@@ -159,6 +159,8 @@ def test_the_first_runs_summary_counts_what_training_cost(smoke_process):
     assert 0 < cost["seconds"] < 200
     assert set(told["baselines"]) == {"sgd", "adam"} and told["n_problems"] == 8
     assert told["selection"]["episode"] in (2, 4)
+    about = json.loads((folder / "checkpoint" / "rule.json").read_text())["about"]
+    assert (about["horizon"], about["seed"]) == (10, 0)
 
 
 def test_the_config_that_is_kept_is_resolved_and_whole(smoke_process):
@@ -475,6 +477,8 @@ def test_all_options_of_training_at_once(only_run):
     values = logged(folder)
     assert set(values["horizon"]) <= {2, 4, 6, 8} and len(set(values["horizon"])) > 1
     assert 0 < len(values["imitation_loss"]) < 8 == len(values["meta_loss"])
+    about = json.loads((folder / "checkpoint" / "rule.json").read_text())["about"]
+    assert about["horizon"] == 8
 
 
 def test_training_that_has_no_time_is_one_episode_and_its_validation(only_run):

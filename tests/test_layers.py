@@ -10,6 +10,8 @@ from typing import NamedTuple
 import pytest
 
 import l2l_exp
+from l2l_exp import checkpoint
+from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 
 PACKAGE = Path(l2l_exp.__file__).parent
 MODULES = {
@@ -53,6 +55,7 @@ TABLE = (
     Row(("reference",), (*ZERO, "unroll", "evaluation"), ARRAYS | {"scipy", "threadpoolctl"}),
     Row(TWO, (*ZERO, "unroll"), ARRAYS | {"scipy", "safetensors"}),
     Row(("tracking",), CORE, frozenset({"mlflow", "filelock"})),
+    Row(("dropin",), (*CORE, "tracking"), frozenset({"torch"})),
     Row(("report",), (*CORE, "tracking"), PLOTS),
     Row(EDGE_MODULES, (*CORE, "tracking", "report"), EDGE),
 )
@@ -217,6 +220,34 @@ rule = CoordinatewiseLSTM(2)
 print(train(Quadratic(2), rule, Replay(), MetaLoss(Uniform(), Plain()), torch.optim.Adam,
             Constant(), plan).meta_steps)
 """
+
+
+LOAD = """
+import sys
+import torch
+import l2l_exp
+
+assert "l2l_exp.dropin" not in sys.modules
+weight = torch.nn.Parameter(torch.zeros(3))
+optimizer = l2l_exp.load_optimizer(sys.argv[1], [weight])
+weight.sum().backward()
+optimizer.step()
+loaded = {name.split(".")[0] for name in sys.modules}
+print(weight.count_nonzero().item(), *loaded & set(sys.argv[2].split(",")))
+"""
+
+
+def test_a_trained_rule_is_loaded_and_used_without_the_edge(tmp_path):
+    rule = CoordinatewiseLSTM(2, readout_std=0.5)
+    target = "l2l_exp.optimizers.lstm.CoordinatewiseLSTM"
+    rule.architecture = {"_target_": target, "hidden_units": 2}
+    checkpoint.save(tmp_path, rule, {})
+    edge = "hydra,omegaconf,mlflow,rich,filelock,matplotlib,seaborn,pandas,scipy,sklearn"
+    command = [sys.executable, "-c", LOAD, str(tmp_path), edge]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=PACKAGE.parent, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "3"), (done.stdout, done.stderr)
 
 
 def test_the_core_meta_trains_where_hydra_and_mlflow_are_not_installed():

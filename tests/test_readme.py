@@ -25,6 +25,7 @@ README = "\n".join(
         "docs/rules.md",
         "docs/estimators.md",
         "docs/training.md",
+        "docs/drop_in.md",
     )
 )
 COMMANDS = ("l2l-train", "l2l-evaluate")

@@ -195,12 +195,18 @@ class Partitioned(LearnedOptimizer):
     def map_problems(
         self, function: Callable[..., Tensor], *states: PartitionedState
     ) -> PartitionedState:
-        """Every part as its rule says; of an elementwise one the coordinates by problem."""
-        problems = states[0].owner.shape[0]
+        """Every part as its rule says; of an elementwise one the coordinates by problem.
+
+        Of units of one coordinate, which belong to one part each, `function` must keep the number.
+        """
+        problems, size = states[0].owner.shape
+        places = self._places(states[0]) if size == 1 else {}
         parts = {}
         for name in states[0].parts:
             rule, mine = self._rule(name), [state.parts[name] for state in states]
             each = partial(_by_problem, function, problems)
+            if size == 1:
+                each = partial(_among_units, function, problems, places[name])
             parts[name] = rule.map_problems(each if rule.coupling == "none" else function, *mine)
         return PartitionedState(function(-2, *(state.owner for state in states)), parts)
 
@@ -229,6 +235,21 @@ def _by_problem(
     first = axis if axis >= 0 else axis - 1
     cut = [x.unflatten(axis, (problems, -1)) for x in tensors]
     return function(first, *cut).flatten(first, first + 1)
+
+
+def _among_units(
+    function: Callable[..., Tensor], units: int, places: Tensor, axis: int, *tensors: Tensor
+) -> Tensor:
+    """Apply `function` to tensors whose `axis` counts the units of a part, at some of all places.
+
+    It is given tensors of all units, and may know them by their places.
+    """
+    spread = []
+    for x in tensors:
+        shape = list(x.shape)
+        shape[axis] = units
+        spread.append(x.new_zeros(shape).index_copy(axis, places, x))
+    return function(axis, *spread).index_select(axis, places)
 
 
 def _deal_units(

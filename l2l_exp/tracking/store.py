@@ -92,6 +92,24 @@ class Store:
         except (MlflowException, OSError) as error:
             raise TrackingError(f"run {run_id} in {self.uri} has no artifact {path!r}") from error
 
+    def model(self, uri: str) -> Path:
+        """Local copy of the folder of a registered model, models:/NAME@ALIAS or /NAME/VERSION.
+
+        Raises:
+            TrackingError: if there is no such model.
+        """
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        try:
+            registry = os.environ.get("MLFLOW_REGISTRY_URI", self.uri)
+            return Path(
+                download_artifacts(artifact_uri=uri, tracking_uri=self.uri, registry_uri=registry)
+            )
+        except (MlflowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrackingError(f"no model {uri!r} in {self.uri} ({reason})") from error
+
 
 def absolute_uri(uri: str) -> str:
     """Make the path of an sqlite URI absolute, so that it means the same from every directory."""

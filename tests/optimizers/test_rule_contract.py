@@ -161,6 +161,18 @@ def test_the_problems_of_two_states_are_mixed_as_selected(rule):
 
 
 @torch.no_grad()
+def test_the_coordinates_of_two_states_are_mixed_as_selected(rule):
+    if rule.coupling != "none":
+        pytest.skip("its coordinates are no problems of their own")
+    index = torch.arange(B * N)
+    states, where = [rule.take(warm(rule, seed=s), index) for s in (0, 1)], index % 5 < 2
+    mixed, seen = rule.select(where, *states), observation(2).take(index, "none")
+    update, _ = rule.step(seen, mixed)
+    for state, kept in zip(states, (where, ~where), strict=True):
+        close(update[kept], rule.step(seen, state)[0][kept])
+
+
+@torch.no_grad()
 def test_pairs_that_are_trusted_change_nothing(rule):
     state, seen = warm(rule), observation(2)
     update, after = rule.step(seen, state)
