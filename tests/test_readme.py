@@ -23,6 +23,7 @@ README = "\n".join(
         "README.md",
         "docs/optimizees.md",
         "docs/rules.md",
+        "docs/robust.md",
         "docs/estimators.md",
         "docs/training.md",
         "docs/drop_in.md",

@@ -38,7 +38,7 @@ def plain_log_ticks(axis: Axis) -> None:
     if decades < 0.5:  # nearly linear
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     else:
-        count = 5 if 12 < decades < 100 else 8  # long numbers; beyond, 5 may lie past 1e308
+        count = 5 if 6 < decades < 100 else 8  # long numbers; beyond, 5 may lie past 1e308
         axis.set_major_locator(LogLocator(subs=_per_decade(decades), numticks=count))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_locator(NullLocator())
