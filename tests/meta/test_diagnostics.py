@@ -68,8 +68,9 @@ def trained(gradient, diagnostics):
         quadratics(), rule, gradient, MetaLoss(Uniform(), Relative()),
         functools.partial(torch.optim.Adam, lr=1e-2), Constant(), PLAN,
         Options(diagnostics=diagnostics or Diagnostics()),
-        lambda progress, metrics: reports.append((copy.deepcopy(progress), dict(metrics))),
+        report=lambda progress, metrics: reports.append((copy.deepcopy(progress), dict(metrics))),
     )  # fmt: skip
+    assert len(reports) == PLAN.episodes
     return rule.state_dict(), reports
 
 
