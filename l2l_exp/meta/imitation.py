@@ -10,7 +10,12 @@ from torch import Tensor
 
 from l2l_exp.meta.gradients import Estimate, Replay
 from l2l_exp.optimizees.seeding import Seed, generator
-from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State
+from l2l_exp.optimizers.base import (
+    LearnedOptimizer,
+    Observation,
+    State,
+    check_bears_other_steps,
+)
 from l2l_exp.optimizers.baseline import at_one_rate
 from l2l_exp.optimizers.safeguard import Safeguarded
 from l2l_exp.unroll import Carry, Episode, unroll
@@ -76,11 +81,8 @@ class Imitation:
         couples coordinates, on a subset of them.
         """
         self.replay.check(rule)
+        check_bears_other_steps("optimizer", rule, "imitate")
         for part in rule.modules():
-            if getattr(part, "needs_own_steps", False):
-                raise ValueError(
-                    f"optimizer={type(part).__name__} cannot imitate: it counts on its own steps"
-                )
             if isinstance(part, Safeguarded) and part.blow_up is not None:
                 raise ValueError(
                     f"blow_up={part.blow_up} must be null to imitate: a safeguarded rule would "

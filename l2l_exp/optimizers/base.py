@@ -148,6 +148,21 @@ class LearnedOptimizer(nn.Module, ABC):
         return {}
 
 
+def check_bears_other_steps(name: str, rule: LearnedOptimizer, what: str) -> None:
+    """Raise ValueError for a rule that counts on theta moving by the update that it emits.
+
+    Args:
+        name: the argument that it is, for the message.
+        rule: any rule; it or a part of it says so by `needs_own_steps` (`Controller`).
+        what: it cannot do.
+    """
+    for part in rule.modules():
+        if getattr(part, "needs_own_steps", False):
+            raise ValueError(
+                f"{name}={type(part).__name__} cannot {what}: it counts on its own steps"
+            )
+
+
 def choose(where: Tensor, axis: int, one: Tensor, other: Tensor) -> Tensor:
     """`one` where `where` (B,) holds along an axis of B, `other` elsewhere."""
     shape = [1] * one.dim()

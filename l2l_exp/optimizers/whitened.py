@@ -14,7 +14,7 @@ from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, map_st
 from l2l_exp.optimizers.baseline import at_one_rate
 from l2l_exp.optimizers.lbfgs import LBFGS
 from l2l_exp.optimizers.ntm_bfgs import NTMBFGS
-from l2l_exp.optimizers.sizes import or_one, rms
+from l2l_exp.optimizers.sizes import hypot, or_one, rms
 
 
 class Moments(NamedTuple):
@@ -152,9 +152,9 @@ class Whitened(LearnedOptimizer):
 
     def _nothing(self, theta: Tensor, tensor: TensorSpec) -> Moments:
         """Zero moments of a tensor."""
-        rows, columns = (side if 1 < side <= self.max_side else 0 for side in matrix_shape(tensor))
-        if min(matrix_shape(tensor)) == 1:
-            rows = columns = 0
+        shape = matrix_shape(tensor)
+        longest = self.max_side if min(shape) > 1 else 0
+        rows, columns = (side if side <= longest else 0 for side in shape)
         each = 0 if rows or columns else tensor.size
         zeros = partial(theta.new_zeros, theta.shape[0])
         return Moments(zeros(1), zeros(rows, rows), zeros(columns, columns), zeros(each))
@@ -165,11 +165,11 @@ class Whitened(LearnedOptimizer):
         fresh = seen.step < 2 * self.every or seen.step % self.every == 0
         whitened, moments, roots = [], [], []
         for tensor, old, kept in zip(seen.spec.tensors, state.moments, state.roots, strict=True):
-            grad = seen.grad[:, tensor.slice]
-            new = self._advance(old, grad.unflatten(-1, matrix_shape(tensor)))
+            grad, shape = seen.grad[:, tensor.slice], matrix_shape(tensor)
+            new = self._advance(old, grad.unflatten(-1, shape))
             pair = tuple(self._inverse_root(x) for x in (new.rows, new.columns)) if fresh else kept
             unit = grad / or_one(new.size * weight(self.decay, taken) ** -0.5)
-            whitened.append(self._whitened(unit, new, pair, matrix_shape(tensor)))
+            whitened.append(self._whitened(unit, new, pair, shape))
             moments.append(new)
             roots.append((pair[0], pair[1]))
         after = WhitenedState(taken, tuple(moments), tuple(roots), state.rule)
@@ -177,9 +177,7 @@ class Whitened(LearnedOptimizer):
 
     def _advance(self, old: Moments, grad: Tensor) -> Moments:
         """Take a gradient (B, r, c) in."""
-        size = torch.hypot(
-            self.decay**0.5 * old.size, (1 - self.decay) ** 0.5 * rms(grad.flatten(1))
-        )
+        size = hypot(self.decay**0.5 * old.size, (1 - self.decay) ** 0.5 * rms(grad.flatten(1)))
         unit = grad / or_one(size).unsqueeze(-1)
         kept = self.decay * (old.size / or_one(size)).square()
         rows, columns, each = old.rows, old.columns, old.each

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from l2l_exp.optimizees.spec import ParamSpec, TensorSpec
-from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State
+from l2l_exp.optimizers.base import (
+    LearnedOptimizer,
+    Observation,
+    State,
+    check_bears_other_steps,
+)
 from l2l_exp.optimizers.baseline import at_one_rate
 
 
@@ -48,11 +53,7 @@ class WidthScaled(LearnedOptimizer):
         super().__init__()
         if not 0 < base < math.inf:
             raise ValueError(f"base={base} must be a number > 0")
-        for part in rule.modules():
-            if getattr(part, "needs_own_steps", False):
-                raise ValueError(
-                    f"rule={type(part).__name__} cannot be scaled: it counts on its own steps"
-                )
+        check_bears_other_steps("rule", rule, "be scaled")
         self.rule = at_one_rate("rule", rule)
         self.about = dict(rule.about)
         self.base = base
