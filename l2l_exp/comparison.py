@@ -1,7 +1,8 @@
 """The comparison: a rule and its baselines on the same fresh problems, each at its best."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -90,6 +91,7 @@ def compare(
     cache: TuningCache,
     announce: Callable[[str], None] = lambda text: None,
     finished: MutableMapping[str, Contender] | None = None,
+    known: MutableMapping[str, Contender] | None = None,
 ) -> list[Contender]:
     """Evaluate rules on the same fresh test problems, baselines after tuning.
 
@@ -100,12 +102,56 @@ def compare(
         cache: of tuned learning rates.
         announce: told what is being done.
         finished: contenders by name that need not be evaluated again; the others are added.
+        known: baselines of earlier comparisons, by a hash of all that their losses depend on:
+            those of the same protocol are not run again, only timed; new ones are added.
     """
     finished = {} if finished is None else finished
+    known = {} if known is None else known
     for name, rule in rules.items():
-        if name not in finished:
-            finished[name] = _contender(name, optimizee, rule, protocol, cache, announce)
+        if name in finished:
+            continue
+        if isinstance(rule, Baseline):
+            one = _baseline(optimizee, rule, protocol, cache, known, partial(_say, announce, name))
+            finished[name] = replace(one, name=name)
+        else:
+            finished[name] = _contender(name, optimizee, rule, protocol, announce)
     return [finished[name] for name in rules]
+
+
+def _say(announce: Callable[[str], None], name: str, text: str) -> None:
+    """Announce what a rule is doing."""
+    announce(f"{name}: {text}")
+
+
+def _baseline(
+    optimizee: Optimizee,
+    rule: Baseline,
+    protocol: Protocol,
+    cache: TuningCache,
+    known: MutableMapping[str, Contender],
+    announce: Callable[[str], None],
+) -> Contender:
+    """Tune a baseline and evaluate it, or remember both; its time is always today's."""
+    key = _key(optimizee, rule, protocol)
+    name = cache.digest({**key, "test_problems": protocol.problems})
+    if name in known:
+        announce("remembered")
+        one = known[name]
+        return replace(one, cost=measure_step(optimizee, rule.with_rates(_rates(one)[:1])))
+    announce(f"learning rate on {protocol.tuning_problems} validation problems")
+    tuned = _tuned(optimizee, rule, protocol, cache, key)
+    rule = rule.with_rates(sorted(set(tuned.rates.values())))
+    announce(f"{protocol.problems} test problems")
+    problems, seed = range(protocol.problems), Seed("test", protocol.seed)
+    records = evaluate(optimizee, rule, problems, seed, protocol.horizon)
+    cost = measure_step(optimizee, rule.with_rates(rule.rates[:1]))
+    known[name] = Contender("", _judged(records, tuned), tuned, cost)
+    return known[name]
+
+
+def _rates(one: Contender) -> list[float]:
+    """The tuned rates of a baseline, from the smallest."""
+    return [] if one.tuned is None else sorted(set(one.tuned.rates.values()))
 
 
 def _contender(
@@ -113,26 +159,17 @@ def _contender(
     optimizee: Optimizee,
     rule: LearnedOptimizer | Reference,
     protocol: Protocol,
-    cache: TuningCache,
     announce: Callable[[str], None],
 ) -> Contender:
-    """Tune a rule if it needs that, and evaluate it."""
+    """Evaluate a learned rule or a reference."""
     problems, seed = range(protocol.problems), Seed("test", protocol.seed)
     if isinstance(rule, Reference):
         announce(f"{name}: {protocol.problems} test problems, one by one")
         record, cost = refer(optimizee, rule, problems, seed, protocol.horizon)
         return Contender(name, _judged([record], None), None, cost)
-    if isinstance(rule, Baseline):
-        announce(f"{name}: learning rate on {protocol.tuning_problems} validation problems")
-        tuned = _tuned(optimizee, rule, protocol, cache)
-        rule = rule.with_rates(sorted(set(tuned.rates.values())))
-    else:
-        tuned = None
     announce(f"{name}: {protocol.problems} test problems")
     records = evaluate(optimizee, rule, problems, seed, protocol.horizon)
-    if isinstance(rule, Baseline):
-        rule = rule.with_rates(rule.rates[:1])
-    return Contender(name, _judged(records, tuned), tuned, measure_step(optimizee, rule))
+    return Contender(name, _judged(records, None), None, measure_step(optimizee, rule))
 
 
 def _judged(records: Sequence[EvalRecord], tuned: Tuned | None) -> dict[Criterion, EvalRecord]:
@@ -203,9 +240,9 @@ def _channels_last(pictures: Tensor) -> Floats:
     return pictures.permute(0, 2, 3, 1).double().cpu().numpy()
 
 
-def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: TuningCache) -> Tuned:
-    """Tune, or remember."""
-    key = {
+def _key(optimizee: Optimizee, rule: Baseline, protocol: Protocol) -> dict[str, object]:
+    """All that the tuned rates of a baseline depend on, but for the code of the package."""
+    return {
         "data": protocol.identity,
         "horizon": protocol.horizon,
         "problems": protocol.tuning_problems,
@@ -219,6 +256,16 @@ def _tuned(optimizee: Optimizee, rule: Baseline, protocol: Protocol, cache: Tuni
         "device": str(optimizee.anchor.device),
         "dtype": str(optimizee.anchor.dtype),
     }
+
+
+def _tuned(
+    optimizee: Optimizee,
+    rule: Baseline,
+    protocol: Protocol,
+    cache: TuningCache,
+    key: Mapping[str, object],
+) -> Tuned:
+    """Tune, or remember."""
     tuned = cache.read(key)
     if tuned is None:
         seed = Seed("validation", protocol.seed)

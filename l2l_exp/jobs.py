@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from l2l_exp import checkpoint, record
-from l2l_exp.comparison import Protocol, compare, gallery
+from l2l_exp.comparison import Contender, Protocol, compare, gallery
 from l2l_exp.config import (
     ConfigError,
     build,
@@ -333,6 +333,7 @@ class Field(NamedTuple):
     baselines: Mapping[str, LearnedOptimizer]
     references: Mapping[str, Reference]
     cache: TuningCache
+    known: MutableMapping[str, Contender]
 
 
 def _compare(
@@ -356,6 +357,7 @@ def _compare(
             field.cache,
             announce,
             ContenderFiles(job.state),
+            field.known,
         )
         if isinstance(optimizee, VisibleOptimizee):
             ruled = [learned, *others[: len(field.baselines)]]
@@ -404,8 +406,11 @@ def _field(cfg: DictConfig, optimizee: Optimizee) -> Field:
     references = {str(name): build(node) for name, node in section.references.items()}
     for name, reference in references.items():
         _check_reference(name, reference, optimizee, baselines)
-    cache = None if section.cache is None else Path(section.cache).expanduser() / "tuning"
-    return Field(protocol, baselines, references, TuningCache(cache))
+    if section.cache is None:
+        return Field(protocol, baselines, references, TuningCache(None), {})
+    cache = Path(section.cache).expanduser()
+    known = ContenderFiles(cache / "baselines")
+    return Field(protocol, baselines, references, TuningCache(cache / "tuning"), known)
 
 
 def _check_reference(

@@ -162,10 +162,12 @@ class TuningCache:
 
     def path(self, key: Mapping[str, object]) -> Path | None:
         """The file of a key."""
-        if self.folder is None:
-            return None
+        return None if self.folder is None else self.folder / f"{self.digest(key)}.json"
+
+    def digest(self, key: Mapping[str, object]) -> str:
+        """A hash of a key, and of the code that computes what is kept under it."""
         text = json.dumps({**key, "code": _code_hash()}, sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def read(self, key: Mapping[str, object]) -> Tuned | None:
         """What was tuned before under this key; an unreadable file counts as absent."""

@@ -27,6 +27,7 @@ from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.report import figures, frames, style
 from l2l_exp.report.summary import summarize
+from l2l_exp.state import ContenderFiles
 from l2l_exp.tracking import NoTracker
 from l2l_exp.tuning import Tuned, TuningCache
 
@@ -203,6 +204,38 @@ def test_what_was_tuned_is_remembered_until_something_it_depends_on_changes(tmp_
         {"rule": Baseline(torch.optim.SGD, search=(0.02, 0.1))},
     ):  # fmt: skip
         assert run(**change)[0], change
+
+
+def test_a_baseline_is_run_once_for_all_rules_that_meet_it_on_the_same_problems(
+    tmp_path, monkeypatch
+):
+    runs, timed = [], []
+    evaluate, measure = comparison.evaluate, comparison.measure_step
+    monkeypatch.setattr(comparison, "evaluate", lambda *a: runs.append(a[1]) or evaluate(*a))
+    monkeypatch.setattr(comparison, "measure_step", lambda *a: timed.append(a) or measure(*a))
+    known = ContenderFiles(tmp_path / "baselines")
+
+    def run(name="sgd", **changes):
+        values = dict(horizon=3, problems=2, tuning_problems=2, seed=0, identity={"a": 1})
+        protocol = Protocol(**(values | changes))
+        contestants = {"learned": rules()["learned"], name: Baseline(torch.optim.SGD, (0.01, 0.1))}
+        runs.clear(), timed.clear()
+        cache = TuningCache(tmp_path / "tuning")
+        _, one = compare(Quadratic(2), contestants, protocol, cache, known=known)
+        return one, any(isinstance(rule, Baseline) for rule in runs)
+
+    first, was_run = run()
+    assert was_run and len(timed) == 2
+    again, was_run = run("sgd_too")
+    assert not was_run and len(timed) == 2  # today's time, yesterday's losses
+    assert (first.name, again.name) == ("sgd", "sgd_too")
+    assert again.tuned == first.tuned
+    for criterion, record in first.records.items():
+        assert np.array_equal(again.records[criterion].loss, record.loss)
+    for change in (
+        {"horizon": 4}, {"problems": 3}, {"tuning_problems": 3}, {"seed": 1}, {"identity": {}},
+    ):  # fmt: skip
+        assert run(**change)[1], change
 
 
 def test_the_user_is_told_what_is_being_done():
