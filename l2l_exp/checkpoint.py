@@ -13,6 +13,7 @@ from torch import nn
 
 from l2l_exp.errors import UserError
 from l2l_exp.files import replacing, write_text
+from l2l_exp.nested import contains, flatten
 from l2l_exp.optimizers.base import LearnedOptimizer
 
 FORMAT_VERSION = 1
@@ -78,15 +79,16 @@ def load(folder: Path) -> LearnedOptimizer:
     return rule
 
 
-def locate(source: Path, seed: int | None) -> Path:
+def locate(source: Path, seed: int | None, where: Mapping[str, Any] | None = None) -> Path:
     """The checkpoint that a folder holds.
 
     Args:
         source: a checkpoint's own folder, a run's, or that of a multirun over meta-seeds.
         seed: the meta-seed of the member that is meant; of no use for one checkpoint.
+        where: keys of the config of the member that is meant, nested or dotted, and their values.
 
     Raises:
-        CheckpointError: unless exactly one member of a multirun is of the meta-seed.
+        CheckpointError: unless exactly one member of a multirun is meant.
     """
     if (source / FOLDER).is_dir():
         return source / FOLDER
@@ -94,27 +96,36 @@ def locate(source: Path, seed: int | None) -> Path:
     members = [member for member in found if _is_finished(member.parent)]
     if not members:
         return source
+    if where:
+        members = [one for one in members if contains(_record(one.parent).get("config", {}), where)]
     seeds = [(read_description(member).get("about") or {}).get("seed") for member in members]
     fitting = [member for member, its in zip(members, seeds, strict=True) if its == seed]
     if len(fitting) != 1:
-        there = ", ".join(sorted(map(str, seeds)))
+        there = ", ".join(sorted(map(str, seeds))) or "none"
         raise CheckpointError(
-            f"{source} holds {len(fitting)} rules of meta-seed {seed} (it has those of {there}): "
-            f"choose by seed=..., or give the folder of one run"
+            f"{source} holds {len(fitting)} rules of meta-seed {seed}{_told(where)} (it has those "
+            f"of {there}): choose by seed=... or optimizer.where, or give the folder of one run"
         )
     return fitting[0]
 
 
+def _told(where: Mapping[str, Any] | None) -> str:
+    """What was asked for besides the meta-seed, for messages."""
+    return "".join(f" and {key}={value}" for key, value in flatten(where or {}).items())
+
+
 def _is_finished(run: Path) -> bool:
     """Whether a run's folder says so; where there is no record, its checkpoint is all there is."""
-    path = run / "run.json"
-    if not path.is_file():
-        return True
+    return not (run / "run.json").is_file() or _record(run).get("status") == "FINISHED"
+
+
+def _record(run: Path) -> dict[str, Any]:
+    """run.json of a run's folder; empty where there is none, or none that can be read."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads((run / "run.json").read_text())
     except (OSError, ValueError):  # broken off, or no text at all
-        return False
-    return isinstance(record, dict) and record.get("status") == "FINISHED"
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def rebuild(architecture: Mapping[str, Any], path: Path) -> LearnedOptimizer:

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from l2l_exp.errors import UserError
+from l2l_exp.nested import flatten as flatten
 
 PACKAGE = Path(__file__).parent
 DTYPES = ("float32", "float64")
@@ -80,6 +81,15 @@ class TrackingConfig:
 
 
 @dataclass
+class StudyConfig:
+    """What a multirun is about, for its parent run and for reports."""
+
+    title: str | None = None
+    question: str | None = None
+    charts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class EvaluateConfig:
     """Root of `l2l-evaluate`."""
 
@@ -95,6 +105,7 @@ class EvaluateConfig:
     optimizer: dict[str, Any] = field(default_factory=dict)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
 
 
 @dataclass
@@ -221,17 +232,6 @@ def plain(node: DictConfig) -> dict[str, Any]:
     """A resolved node as dicts, lists and scalars."""
     resolved: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     return dict(resolved)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _device(cfg: DictConfig) -> Any:

@@ -150,8 +150,8 @@ def _note_failure(job: Job, new: Record, error: Exception) -> None:
 
 
 def _new_record(job: Job) -> Record:
-    """The record of a run that begins."""
-    config = plain(job.cfg)
+    """The record of a run that begins; what its multirun is about is no part of it."""
+    config = {name: node for name, node in plain(job.cfg).items() if name != "study"}
     threads = torch.get_num_threads() if job.cfg.threads is None else job.cfg.threads
     return Record(
         command=job.command,

@@ -13,6 +13,7 @@ from typing import Any
 
 import l2l_exp
 from l2l_exp import checkpoint
+from l2l_exp.tracking.trained import folder_of
 
 PACKAGE = Path(l2l_exp.__file__).parent
 ARITHMETIC = ("torch", "numpy")
@@ -81,11 +82,11 @@ def _parameters(node: Mapping[str, Any]) -> list[Path]:
 
     Of a multirun whose member is not known, as before its seeds are dealt out, those of all.
     """
-    folder = Path(str(node["source"])).expanduser()
-    if not folder.is_dir():
+    folder = folder_of(str(node["source"]))
+    if folder is None:
         return []
     with suppress(checkpoint.CheckpointError):  # told where the rule is built
-        folder = checkpoint.locate(folder, node.get("seed"))
+        folder = checkpoint.locate(folder, node.get("seed"), node.get("where"))
     places = ("", f"*/{checkpoint.FOLDER}/")
     return [path for place in places for path in sorted(folder.glob(f"{place}*.safetensors"))]
 

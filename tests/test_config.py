@@ -43,7 +43,7 @@ from l2l_exp.reference import Reference
 
 CONF, SWEEPS = shipped("conf"), shipped("sweeps")
 ENTRIES = ("train", "evaluate")
-NOT_COMPONENTS = ("experiment", "hydra")
+NOT_COMPONENTS = ("experiment", "hydra", "variant", "smoke")
 
 
 def options() -> list[tuple[str, str]]:

@@ -63,8 +63,8 @@ class Store:
         except MlflowException as error:
             raise TrackingError(f"no run {run_id!r} in {self.uri}") from error
 
-    def members(self, run_id: str) -> dict[str, str]:
-        """Finished runs of a multirun, by its parent run: run id -> meta-seed. None for others.
+    def members(self, run_id: str) -> dict[str, dict[str, str]]:
+        """Finished runs of a multirun, by its parent run: run id -> params. None for others.
 
         Raises:
             TrackingError: if there is no such run.
@@ -73,7 +73,7 @@ class Store:
         experiment = self._client.get_run(run_id).info.experiment_id
         wanted = f"tags.`{PARENT_TAG}` = '{run_id}' and attributes.status = 'FINISHED'"
         found = self._client.search_runs([experiment], wanted, max_results=MOST_MEMBERS)
-        return {run.info.run_id: run.data.params.get("seed", "") for run in found}
+        return {run.info.run_id: dict(run.data.params) for run in found}
 
     def artifact(self, run_id: str, path: str) -> Path:
         """Local copy of a file or folder of a run.

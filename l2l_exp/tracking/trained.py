@@ -1,22 +1,35 @@
 """A rule that was trained before, wherever it lies."""
 
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from l2l_exp import checkpoint
+from l2l_exp.nested import contains, flatten
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.tracking.store import Store
 
 
-def trained_rule(source: str | None, uri: str | None, seed: int | None = None) -> LearnedOptimizer:
+SWEEPS = "multirun"
+
+
+def trained_rule(
+    source: str | None,
+    uri: str | None,
+    seed: int | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> LearnedOptimizer:
     """The rule of a checkpoint folder, of a run's folder, or of an MLflow run.
 
     Args:
         source: path of a checkpoint folder, of a run folder that holds one, or of a multirun over
-            meta-seeds; or a run id, of a run or of a multirun's parent run.
+            meta-seeds; the name of a preset whose latest multirun in ./multirun is meant; or a run
+            id, of a run or of a multirun's parent run.
         uri: tracking URI in which a run id is looked up.
         seed: which member of a multirun is meant, by its meta-seed.
+        where: and by keys of its config, nested or dotted: {"data": {"classes": 5}}.
 
     Raises:
         CheckpointError: if the checkpoint is not readable.
@@ -24,10 +37,13 @@ def trained_rule(source: str | None, uri: str | None, seed: int | None = None) -
         ValueError: if `source` is neither.
     """
     if not source:
-        raise ValueError("optimizer.source is not set: give a run id or a checkpoint folder")
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return checkpoint.load(checkpoint.locate(path, seed))
+        raise ValueError(
+            "optimizer.source is not set: give a run id, a checkpoint folder, or the name of a "
+            "preset that was run here"
+        )
+    path = folder_of(source)
+    if path is not None:
+        return checkpoint.load(checkpoint.locate(path, seed, where))
     if os.sep in source or uri is None:
         raise ValueError(
             f"optimizer.source={source!r} is not a folder: give a checkpoint or run id"
@@ -35,17 +51,35 @@ def trained_rule(source: str | None, uri: str | None, seed: int | None = None) -
     store = Store(uri)
     members = store.members(source)
     if members:
-        source = _member(source, members, seed)
+        source = _member(source, members, seed, where or {})
     return checkpoint.load(store.artifact(source, checkpoint.FOLDER))
 
 
-def _member(source: str, members: Mapping[str, str], seed: int | None) -> str:
-    """The run of a meta-seed among those of a multirun: run id -> seed."""
-    fitting = [run_id for run_id, its in members.items() if its == str(seed)]
+def folder_of(source: str) -> Path | None:
+    """The folder that a source means: itself, or the latest multirun of a preset's name."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    found = [one.parent for one in Path(SWEEPS).glob(f"{glob.escape(source)}-*/sweep.json")]
+    found = [one for one in found if one.name.rpartition("-")[0] == source]
+    return max(found, key=lambda one: (one / "sweep.json").stat().st_mtime, default=None)
+
+
+def _member(
+    source: str,
+    members: Mapping[str, Mapping[str, str]],
+    seed: int | None,
+    where: Mapping[str, Any],
+) -> str:
+    """The run that is meant among those of a multirun: run id -> params."""
+    meant = {run_id: params for run_id, params in members.items() if contains(params, where)}
+    fitting = [run_id for run_id, params in meant.items() if params.get("seed") == str(seed)]
     if len(fitting) != 1:
-        there = ", ".join(sorted(members.values()))
+        there = ", ".join(sorted(params.get("seed", "") for params in meant.values())) or "none"
+        told = "".join(f" and {key}={value}" for key, value in flatten(where).items())
         raise ValueError(
-            f"optimizer.source={source} has {len(fitting)} finished runs of meta-seed {seed} (it "
-            f"has those of {there}): choose by seed=..., or give the id of one run"
+            f"optimizer.source={source} has {len(fitting)} finished runs of meta-seed {seed}{told} "
+            f"(it has those of {there}): choose by seed=... or optimizer.where, or give the id of "
+            f"one run"
         )
     return fitting[0]
