@@ -1,6 +1,5 @@
 """Configuration: schemas of the closed nodes, and the one place where configs become objects."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

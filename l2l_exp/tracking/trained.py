@@ -11,7 +11,6 @@ from l2l_exp.nested import contains, flatten
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.tracking.store import Store
 
-
 SWEEPS = "multirun"
 
 
