@@ -1,0 +1,300 @@
+"""Studies: the runs of a multirun as tables, which every chart is a function of."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from l2l_exp.report import aggregation, frames
+
+SEED = "seed"
+"""The key whose values are repetitions of one condition, not conditions."""
+FILE = "study.json"
+RUN_COLUMNS = ("run_id", "seed", "condition", "status", "error", "seconds", "commit")
+STEP_KEYS = ("run_id", "seed", "condition", "rule", "kind", "tuned_for", "lr", "step")
+MEASURES = ("loss", "running_mean", *frames.METRICS)
+QUANTILES = (("low", 0.25), ("median", 0.5), ("high", 0.75))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study.
+
+    Attributes:
+        run_id, status, error, seconds, commit: of the run; `commit` is None where it is not known.
+        seed: its meta-seed.
+        overrides: of its command line, the multirun's own values among them.
+        summary: what summary.json says; of a run that was not evaluated, what `aggregation` needs.
+            None of a run that has not finished.
+        curves: makes its table (`frames.curves`) of losses by problem and step; None where there
+            is none.
+    """
+
+    run_id: str
+    status: str
+    seed: int
+    overrides: tuple[str, ...]
+    summary: Mapping[str, Any] | None
+    curves: Callable[[], pd.DataFrame] | None = None
+    error: str | None = None
+    seconds: float = 0.0
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of one multirun.
+
+    Attributes:
+        name: of its preset.
+        title, question: what it is about, for headings.
+        command: that makes it again.
+        charts: name -> node with a `_target_` in `l2l_exp.report.charts` and its options.
+        runs: one row per run with RUN_COLUMNS, and one column of text per key that differs between
+            runs besides the meta-seed. `condition` joins these, "" where nothing differs.
+        steps: one row per run, rule, learning rate and step: STEP_KEYS, `n` problems, and of each
+            of MEASURES its mean and quartiles over problems, e.g. loss_mean, loss_low,
+            loss_median, loss_high; what is not finite counts as infinite.
+        criteria: one row per run and criterion, as `aggregation.rows_of` makes them.
+        summaries: run id -> summary.
+        expected: how many runs there should be; None where that is not known.
+    """
+
+    name: str
+    title: str
+    question: str
+    command: str
+    charts: Mapping[str, Any]
+    runs: pd.DataFrame
+    steps: pd.DataFrame
+    criteria: pd.DataFrame
+    summaries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    expected: int | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that differ between runs besides the meta-seed, e.g. optimizee.hidden_units."""
+        return [name for name in self.runs.columns if name not in RUN_COLUMNS]
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The rows of `runs` that have ended well."""
+        return self.runs[self.runs["status"] == "FINISHED"]
+
+
+def study(about: Mapping[str, Any], runs: Sequence[Run], expected: int | None = None) -> Study:
+    """Make a study of its runs.
+
+    Args:
+        about: `name`, `title`, `question`, `command` and `charts`.
+        runs: of the multirun, in the order of their numbers.
+        expected: how many there should be.
+    """
+    values = swept([run.overrides for run in runs])
+    conditions = [" ".join(f"{key}={value}" for key, value in one.items()) for one in values]
+    rows = [
+        {
+            "run_id": run.run_id, "seed": run.seed, "condition": condition, "status": run.status,
+            "error": run.error, "seconds": run.seconds, "commit": run.commit, **one,
+        }
+        for run, condition, one in zip(runs, conditions, values, strict=True)
+    ]  # fmt: skip
+    done = [
+        (run, condition)
+        for run, condition in zip(runs, conditions, strict=True)
+        if run.status == "FINISHED" and run.summary is not None
+    ]
+    told = [row for run, c in done for row in aggregation.rows_of(run.summary or {}, c)]
+    return Study(
+        name=str(about.get("name") or ""),
+        title=str(about.get("title") or about.get("name") or ""),
+        question=str(about.get("question") or ""),
+        command=str(about.get("command") or ""),
+        charts=dict(about.get("charts") or {}),
+        runs=pd.DataFrame(rows, columns=None if rows else list(RUN_COLUMNS)),
+        steps=_steps(done),
+        criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
+        summaries={run.run_id: run.summary or {} for run, _ in done},
+        expected=expected,
+    )
+
+
+def swept(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """What tells runs apart besides their meta-seed: of each run key -> value.
+
+    Args:
+        overrides: of each run.
+    """
+    kept = [[o for o in one if key_of(o) != SEED] for one in overrides]
+    common = set.intersection(*map(set, kept)) if kept else set()
+    return [{key_of(o): o.partition("=")[2] for o in one if o not in common} for one in kept]
+
+
+def key_of(override: str) -> str:
+    """The key of an override."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def by_step(curves: pd.DataFrame) -> pd.DataFrame:
+    """Means and quartiles over problems, of a table that `frames.curves` made.
+
+    Returns:
+        One row per rule, learning rate and step: `rule`, `kind`, `tuned_for`, `lr`, `step`, `n`,
+        and of each of MEASURES that was taken its mean and quartiles.
+    """
+    keys = ["rule", "kind", "tuned_for", "lr", "step"]
+    parts = []
+    for names, part in curves.groupby(keys[:3], observed=True, sort=False):
+        n = part["problem"].nunique()
+        part = part.sort_values(["step", "problem"], kind="stable")
+        table = {"step": part["step"].to_numpy()[::n], "n": n}
+        for measure in MEASURES:
+            values = part[measure].to_numpy(dtype=np.float64).reshape(-1, n)
+            table |= _spread(measure, values)
+        rule, kind, tuned_for = map(str, names)
+        told = pd.DataFrame(table).assign(lr=part["lr"].iloc[0], rule=rule, kind=kind)
+        parts.append(told.assign(tuned_for=tuned_for))
+    columns = [*keys, "n", *(f"{m}_{q}" for m in MEASURES for q in ("mean", *dict(QUANTILES)))]
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(parts, ignore_index=True).reindex(columns=columns)
+
+
+def _spread(measure: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
+    """Mean and quartiles of (steps, problems); NaN where a step was not measured at all."""
+    taken = ~np.isnan(values).all(axis=1)
+    if not taken.any():
+        return {}
+    told = {name: np.full(len(values), np.nan) for name in ("mean", *dict(QUANTILES))}
+    some = np.where(np.isfinite(values[taken]), values[taken], np.inf)
+    told["mean"][taken] = some.mean(axis=1)
+    for name, quantile in QUANTILES:
+        told[name][taken] = np.quantile(some, quantile, axis=1, method="inverted_cdf")
+    return {f"{measure}_{name}": column.astype(np.float32) for name, column in told.items()}
+
+
+def _steps(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:
+    """The steps of all runs that have a table of them."""
+
+    def one(run: Run, condition: str) -> pd.DataFrame | None:
+        if run.curves is None:
+            return None
+        table = run.curves()
+        table = table if "loss_median" in table else by_step(table)
+        return table.assign(run_id=run.run_id, seed=run.seed, condition=condition)
+
+    with ThreadPoolExecutor(4) as pool:
+        tables = [table for table in pool.map(lambda pair: one(*pair), done) if table is not None]
+    if not tables:
+        return pd.DataFrame(columns=list(STEP_KEYS))
+    steps = pd.concat(tables, ignore_index=True)
+    names = ["run_id", "condition", "rule", "kind", "tuned_for"]
+    steps[names] = steps[names].astype("category")
+    return steps
+
+
+def from_folder(folder: Path) -> Study:
+    """The study of a multirun's folder, as `l2l-train -m` leaves it.
+
+    Raises:
+        ValueError: if the folder is not one of a multirun.
+    """
+    path = folder / "sweep.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not the folder of a multirun: it holds no sweep.json")
+    sweep = json.loads(path.read_text())
+    about = {
+        "name": folder.name.rpartition("-")[0],
+        "command": " ".join([f"l2l-{sweep.get('command', 'train')}", *sweep["overrides"]]),
+        **sweep.get("study", {}),
+    }
+    numbered = [one for one in folder.iterdir() if one.name.isdigit()]
+    runs = [_run(one) for one in sorted(numbered, key=lambda one: int(one.name))]
+    return study(about, [run for run in runs if run is not None], sweep.get("jobs"))
+
+
+def _run(folder: Path) -> Run | None:
+    """The run of a folder; None before it has begun."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    table = next(
+        (p for p in (folder / "steps.parquet", folder / "curves.parquet") if p.is_file()), None
+    )
+    summary = summary_of(folder) if record["status"] == "FINISHED" else None
+    return Run(
+        run_id=str(record["run_id"]),
+        status=record["status"],
+        seed=int(summary["seed"] if summary else record["config"]["seed"]),
+        overrides=tuple(record["overrides"]),
+        summary=summary,
+        curves=None if table is None or summary is None else lambda: frames.read_curves(table),
+        error=record.get("error"),
+        seconds=record.get("seconds", 0.0),
+        commit=record.get("commit"),
+    )
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """summary.json of a run; of one that was not evaluated, what its checkpoint says."""
+    path = folder / "summary.json"
+    if path.is_file():
+        return dict(json.loads(path.read_text()))
+    about = json.loads((folder / "checkpoint" / "rule.json").read_text())["about"]
+    told = {name: about[name] for name in ("validations", "validated") if name in about}
+    return {"run_id": about["run_id"], "seed": about["seed"], "selection": about, **told}
+
+
+def write(study: Study, folder: Path) -> None:
+    """Write a study so that `read` makes the same again: study.json and steps.parquet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "name": study.name, "title": study.title, "question": study.question,
+        "command": study.command, "charts": study.charts, "expected": study.expected,
+        "runs": json.loads(study.runs.to_json(orient="records")), "summaries": study.summaries,
+    }  # fmt: skip
+    (folder / FILE).write_text(json.dumps(about, indent=1) + "\n")
+    study.steps.to_parquet(folder / "steps.parquet", compression="zstd", index=False)
+
+
+def read(folder: Path) -> Study:
+    """Read what `write` wrote.
+
+    Raises:
+        ValueError: if the folder holds no study.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {FILE}: it is no study")
+    about = json.loads(path.read_text())
+    summaries = about["summaries"]
+    runs = pd.DataFrame(about["runs"], columns=None if about["runs"] else list(RUN_COLUMNS))
+    told = [
+        row
+        for run_id, condition in zip(runs["run_id"], runs["condition"], strict=True)
+        if run_id in summaries
+        for row in aggregation.rows_of(summaries[run_id], condition)
+    ]
+    return Study(
+        **{name: about[name] for name in ("name", "title", "question", "command", "charts")},
+        runs=runs,
+        steps=pd.read_parquet(folder / "steps.parquet"),
+        criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
+        summaries=summaries,
+        expected=about["expected"],
+    )
+
+
+def latest(studies: Iterable[tuple[float, Study]]) -> dict[str, Study]:
+    """Of studies of the same name the youngest that has a finished run: (time, study)."""
+    found: dict[str, Study] = {}
+    for _, one in sorted(studies, key=lambda pair: pair[0]):
+        if len(one.finished) or one.name not in found:
+            found[one.name] = one
+    return found
