@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from l2l_exp import record
-from l2l_exp.config import build, plain
+from l2l_exp.config import ConfigError, build, plain
 from l2l_exp.console import Console
 from l2l_exp.files import write_json
 from l2l_exp.joblist import listed, planned, swept
@@ -74,8 +74,10 @@ def begin(config: DictConfig, command: str) -> Multirun:
         command: "train" or "evaluate".
 
     Raises:
+        ConfigError: if the launcher cannot launch here.
         TrackingError: if the store cannot be opened.
     """
+    check_launcher(config)
     overrides = _overrides(config)
     choices = _choices(config)
     label, key, folder = _place(config, command)
@@ -105,6 +107,15 @@ def begin(config: DictConfig, command: str) -> Multirun:
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
     return Multirun(folder, tracker, make, launched, not old)
+
+
+def check_launcher(config: DictConfig) -> None:
+    """Raise ConfigError if the launcher needs a cluster and this is none."""
+    if str(config.hydra.launcher._target_).endswith("SlurmLauncher") and not shutil.which("srun"):
+        raise ConfigError(
+            f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs a SLURM "
+            f"cluster, and there is no srun here: use basic or joblib on one machine"
+        )
 
 
 def announce(config: DictConfig, command: str, in_full: bool) -> None:
