@@ -165,7 +165,15 @@ def _new_record(job: Job) -> Record:
         sources=sources(config),
         threads=int(threads),
         cwd=str(Path.cwd()),
+        commit=_commit(),
     )
+
+
+def _commit() -> str | None:
+    """The commit of the code, with a "+" if the tree was changed; None outside a checkout."""
+    code = code_version()
+    changed = "" if code.get("git.clean") == "true" else "+"
+    return f"{code['git.commit']}{changed}" if "git.commit" in code else None
 
 
 def _continued(job: Job, old: Record, new: Record) -> Record:
