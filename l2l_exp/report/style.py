@@ -62,6 +62,8 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
         found[name] = known or SPARE_LOOKS[others % len(SPARE_LOOKS)]
         others += known is None
     return found
+
+
 RULE_DASHES: Final = ((), (4, 1.5), (1, 1), (6, 1.5, 1, 1.5), (2, 1), (8, 2))
 RULE_MARKERS: Final = "os^vDPX<>ph*d8"
 

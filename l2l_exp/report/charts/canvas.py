@@ -139,7 +139,7 @@ def _columns(lengths: Sequence[int], letters: int) -> int:
     """Most columns of a legend, which is filled column by column."""
     for columns in range(len(lengths), 1, -1):
         high = math.ceil(len(lengths) / columns)
-        widest = [max(lengths[i : i + high]) + 7 for i in range(0, len(lengths), high)]
+        widest = [max(lengths[i : i + high]) + 9 for i in range(0, len(lengths), high)]
         if sum(widest) <= letters:
             return columns
     return 1
@@ -152,9 +152,11 @@ def entry(label: str, **settings: Any) -> Line2D:
 
 def edge_entries(panels: Iterable[Axes]) -> list[Line2D]:
     """What the arrows mean, as far as some are drawn."""
-    drawn = {line.get_marker() for axes in panels for line in axes.lines if line.get_gid() == "edge"}
+    drawn = {
+        line.get_marker() for axes in panels for line in axes.lines if line.get_gid() == "edge"
+    }
     meant = {
-        "^": "beyond the axis: not finite or blown up", ">": "beyond the axis, or not finite",
+        "^": "beyond the axis, or not finite", ">": "beyond the axis, or not finite",
         "v": "beyond the axis, or zero", "<": "beyond the axis, or zero",
     }  # fmt: skip
     return [

@@ -53,10 +53,12 @@ def overhead(study: Study) -> Figure:
         for (kind, name), one in look.items()
     ]  # fmt: skip
     seeds = notes.many(runs.groupby("condition")["seed"].nunique())
-    without = sorted({str(one["rule"]) for one in table.to_dict("records") if one["bytes_each"] == 0})
+    without = sorted(
+        {str(one["rule"]) for one in table.to_dict("records") if one["bytes_each"] == 0}
+    )
     return finish(sheet.figure, handles, [
-        f"n = {seeds} measurement{'s' if seeds != '1' else ''} per point (runs), every one a small "
-        "mark, lines: geometric means",
+        f"Small marks: runs (n = {seeds} per rule and size; baselines and gradient in every one); "
+        "lines: geometric means",
         notes.missing(study),
         "Seconds of one problem's step without its gradient, as each run measured them",
         f"No state at all: {', '.join(without)}" if without else "",

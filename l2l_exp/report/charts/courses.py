@@ -106,9 +106,7 @@ def others(
 def for_final(steps: pd.DataFrame) -> Any:
     """Which rows are at the rate tuned for the final loss, or have no tuned rate."""
     tuned = steps["tuned_for"].astype(str)
-    return tuned.isin(
-        [one for one in tuned.unique() if not one or TUNED_FOR in one.split("+")]
-    )
+    return tuned.isin([one for one in tuned.unique() if not one or TUNED_FOR in one.split("+")])
 
 
 def draw(

@@ -72,10 +72,24 @@ def strips(study: Study) -> Figure:
         axes.set_title(LABELS[name])
         axes.set_xlabel(f"median loss over problems{unit(study)}")
     _rows(study, runs, sheet, conditions)
-    handles = [entry("learned: each meta-seed", marker="o", color="black", markersize=3.2, fillstyle="none")]
+    handles = [
+        entry(
+            "learned: each meta-seed", marker="o", color="black", markersize=3.2, fillstyle="none"
+        )
+    ]
     if runs.groupby("condition")["seed"].nunique().max() > 1:
-        handles.append(entry("geometric mean, Student-t 95 %", marker="D", color="black", markersize=4, linestyle="-"))
-    handles += [entry(name, marker=one.marker, color=one.color, markersize=4) for name, one in shown.items()]
+        handles.append(
+            entry(
+                "geometric mean, Student-t 95 %",
+                marker="D",
+                color="black",
+                markersize=4,
+                linestyle="-",
+            )
+        )
+    handles += [
+        entry(name, marker=one.marker, color=one.color, markersize=4) for name, one in shown.items()
+    ]
     return finish(sheet.figure, handles + edge_entries(sheet.panels), [
         notes.headline(study, runs), notes.missing(study), notes.learned_failures(study, runs),
         notes.baseline_failures(study, runs),
@@ -140,6 +154,9 @@ def _strip(axes: Axes, spots: Sequence[Spot], intervals: Sequence[Any]) -> None:
     for height, estimate, bottom, top in intervals:
         ends = np.exp(np.clip([bottom, top], math.log(low), math.log(high)))
         axes.hlines(height, *ends, color=LEARNED_COLOR, linewidth=1.1, zorder=2)
+        for bound, edge in ((bottom, "<"), (top, ">")):
+            if not math.log(low) <= bound <= math.log(high):
+                at_edge(axes, height, float(edge == ">"), edge, LEARNED_COLOR, False)
         with np.errstate(over="ignore"):
             mean = float(np.exp(estimate))
         _spot(axes, Spot(mean, height, Look(LEARNED_COLOR, (), "D"), 4.0), low, high)
@@ -200,17 +217,33 @@ def selection(study: Study) -> Figure:
     low, high = axes.get_xlim()
     for before, after in pairs:
         ends = np.clip([before.value, after.value], low, high)
-        axes.plot(ends, [before.height, after.height], color=before.look.color, linewidth=0.8, zorder=2)
+        axes.plot(
+            ends, [before.height, after.height], color=before.look.color, linewidth=0.8, zorder=2
+        )
     axes.set_xlabel(f"mean loss over problems{unit(study)}")
     _rows(study, runs, sheet, conditions)
     names = {one.look: rule for one, rule in _named(study, runs)}
     handles = [
         entry("at selection (validation)", marker="o", color="0.3", fillstyle="none", markersize=4),
         entry("fresh test problems", marker="o", color="0.3", markersize=4),
-        entry("learned: each meta-seed", marker="o", color="black", linestyle="-", linewidth=0.8, markersize=3.4),
+        entry(
+            "learned: each meta-seed",
+            marker="o",
+            color="black",
+            linestyle="-",
+            linewidth=0.8,
+            markersize=3.4,
+        ),
     ]
     handles += [
-        entry(f"best baseline: {rule}", marker=look.marker, color=look.color, linestyle="-", linewidth=0.8, markersize=4)
+        entry(
+            f"best baseline: {rule}",
+            marker=look.marker,
+            color=look.color,
+            linestyle="-",
+            linewidth=0.8,
+            markersize=4,
+        )
         for look, rule in names.items()
     ]
     criteria = sorted({study.summaries[one]["selection"]["criterion"] for one in runs["run_id"]})
@@ -226,7 +259,10 @@ def _pairs(summaries: Sequence[notes.Summary], row: float) -> list[tuple[Spot, S
     pairs = []
     for one, shift in zip(summaries, 1.8 * _spread(len(summaries)), strict=True):
         criterion = one["selection"]["criterion"]
-        scores = number(one["selection"]["validation"], math.inf), _score(one["learned"], criterion, "mean")
+        scores = (
+            number(one["selection"]["validation"], math.inf),
+            _score(one["learned"], criterion, "mean"),
+        )
         before, after = (Spot(value, row + 0.12 + shift, look, 3.4) for value in scores)
         pairs.append((before._replace(filled=False), after))
     best = _best(summaries[0])
@@ -235,7 +271,8 @@ def _pairs(summaries: Sequence[notes.Summary], row: float) -> list[tuple[Spot, S
         validated = number((rule.get("validation") or {}).get(criterion), math.inf)
         its = looks(summaries[0]["baselines"])[best]
         before, after = (
-            Spot(value, row - 0.32, its, 4.2) for value in (validated, _score(rule, criterion, "mean"))
+            Spot(value, row - 0.32, its, 4.2)
+            for value in (validated, _score(rule, criterion, "mean"))
         )
         pairs.append((before._replace(filled=False), after))
     return pairs

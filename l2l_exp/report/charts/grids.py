@@ -77,9 +77,8 @@ def heat_map(study: Study, x: str, y: str) -> Figure:
     table = table.assign(**{axis: table["condition"].map(at[axis]) for axis in "xy"})
     size = _reach(table["log_ratio"].to_numpy())
     across = len(criteria) if len(criteria) * len(columns) <= WIDEST_ROW else 1
-    sheet = grid(
-        len(criteria), CELL * len(rows) + 0.5, across, single=len(criteria) * len(columns) <= 5
-    )
+    height = max(CELL * len(rows) + 0.5, 1.0)
+    sheet = grid(len(criteria), height, across, single=len(criteria) * len(columns) <= 5)
     lost: set[tuple[str, str]] = set()
     for axes, name in zip(sheet.panels, criteria, strict=True):
         lost |= _map(axes, table[table["criterion"] == name], columns, rows, size)
@@ -199,7 +198,9 @@ def lines(study: Study, x: str, panels: str, trained_at: float | None = None) ->
         if axes is sheet.panels[0] and trained_at is not None:
             axes.axvline(trained_at, color="0.35", linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
             learned = points[(points["rule"] == "learned") & (points["x"] == trained_at)]
-            trained_loss = float(geometric_mean(learned["loss"].to_numpy())) if len(learned) else math.nan
+            trained_loss = (
+                float(geometric_mean(learned["loss"].to_numpy())) if len(learned) else math.nan
+            )
     log_losses(sheet.panels)
     if any(math.isnan(number_of(one)) for one in xs):
         name_ticks(sheet.panels[0], [value_name(one) for one in xs], sheet)
@@ -207,7 +208,14 @@ def lines(study: Study, x: str, panels: str, trained_at: float | None = None) ->
         sheet.panels[0].set_xticks(list(place.values()), xs)
     sheet.label(words(x, study.keys), f"final loss{unit(study)}")
     handles: list[Any] = [
-        entry("learned rule", color=LEARNED_COLOR, linestyle="-", linewidth=1.8, marker="o", markersize=3),
+        entry(
+            "learned rule",
+            color=LEARNED_COLOR,
+            linestyle="-",
+            linewidth=1.8,
+            marker="o",
+            markersize=3,
+        ),
         entry("each meta-seed", color=LEARNED_COLOR, marker="o", markersize=3, fillstyle="none"),
     ] + [
         entry(one, color=look.color, linestyle=look.line, marker=look.marker, markersize=3.5)

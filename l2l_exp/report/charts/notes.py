@@ -102,9 +102,7 @@ def failures(summaries: Sequence[Summary], rule: str | None = None) -> str:
     found = [one["learned"] if rule is None else one["baselines"].get(rule) for one in summaries]
     counts = [one["status"] for one in found if one and one.get("status")]
     total = sum(sum(count.values()) for count in counts)
-    told = [
-        (sum(count.get(status, 0) for count in counts), word) for status, word in FAILURES
-    ]
+    told = [(sum(count.get(status, 0) for count in counts), word) for status, word in FAILURES]
     shown = [f"{count} of {total} {word}" for count, word in told if count]
     return ", ".join(shown)
 

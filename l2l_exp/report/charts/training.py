@@ -65,7 +65,9 @@ def validations(study: Study) -> Figure:
     rows = study.finished
     rows = rows[[bool(study.summaries.get(one, {}).get("validations")) for one in rows["run_id"]]]
     if rows.empty:
-        raise ValueError(f"study {study.name!r} has no finished run with validations of its training")
+        raise ValueError(
+            f"study {study.name!r} has no finished run with validations of its training"
+        )
     conditions = list(rows["condition"].unique())
     axes_of = [(one, "episode") for one in conditions]
     axes_of += [(one, "seconds") for one in conditions if len(conditions) == 1]
@@ -80,7 +82,11 @@ def validations(study: Study) -> Figure:
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if len(conditions) > 1:
-            told = [condition_name(study, condition), _spent(study, its), notes.of_seeds(study, its)]
+            told = [
+                condition_name(study, condition),
+                _spent(study, its),
+                notes.of_seeds(study, its),
+            ]
             axes.set_title("\n".join(text for text in told if text))
     differ = log_losses_alike(sheet)
     for axes in sheet.panels[:: sheet.columns]:
@@ -170,7 +176,11 @@ def tuning(study: Study, x: str) -> Figure:
         else:
             name_ticks(axes, [value_name(one) for one in names], sheet)
     runs = study.finished
-    told = [notes.headline(study, runs), notes.missing(study), OVER_SEEDS]
+    tested = runs[[bool(study.summaries[one].get("learned")) for one in runs["run_id"]]]
+    told = [
+        notes.headline(study, runs), notes.missing(study), notes.learned_failures(study, tested),
+        OVER_SEEDS,
+    ]  # fmt: skip
     return finish(sheet.figure, edge_entries(sheet.panels), told)
 
 
@@ -196,7 +206,9 @@ def _selected_rows(
 ) -> pd.DataFrame:
     """The score at selection of every run that was trained, as `value` on the log scale."""
     told = []
-    for condition, run_id in zip(study.finished["condition"], study.finished["run_id"], strict=True):
+    for condition, run_id in zip(
+        study.finished["condition"], study.finished["run_id"], strict=True
+    ):
         selection = study.summaries.get(run_id, {}).get("selection")
         if selection and selection["criterion"] in LABELS:
             loss = number(selection.get("validation"), math.inf)
@@ -234,6 +246,8 @@ def _against(axes: Axes, rows: pd.DataFrame, ratio: bool, joined: bool = True) -
         if not math.isnan(bottom):
             ends = np.exp(np.clip([bottom, top], low, high))
             axes.vlines(x, *ends, color=LEARNED_COLOR, linewidth=0.9, zorder=2)
+            for bound in (one for one in (bottom, top) if not low <= one <= high):
+                _mark(axes, x, bound, low, high, "", 0.0)
 
 
 def _around(values: Floats, bounds: Floats) -> tuple[float, float]:
@@ -366,13 +380,17 @@ def payoff(study: Study) -> Figure:
         if np.isfinite(its["uses"]).all() and len(its) > 1
     ]
     if means:
-        axes.plot(*np.transpose(sorted(means)), "D-", color=LEARNED_COLOR, markersize=3.6, linewidth=1.2)
+        axes.plot(
+            *np.transpose(sorted(means)), "D-", color=LEARNED_COLOR, markersize=3.6, linewidth=1.2
+        )
     plain_log_ticks(axes.xaxis)
     plain_log_ticks(axes.yaxis)
     sheet.label("seconds of meta-training", "uses until paid off")
     handles = [entry("one meta-seed", marker="o", color="black", fillstyle="none", markersize=3.6)]
     if means:
-        handles.append(entry("geometric mean", marker="D", color="black", markersize=3.6, linestyle="-"))
+        handles.append(
+            entry("geometric mean", marker="D", color="black", markersize=3.6, linestyle="-")
+        )
     never = len(points) - len(finite)
     if never:
         handles.append(entry("never", marker="^", color="black", markersize=4.5))

@@ -60,9 +60,7 @@ def curves(study: Study, paper: str | None = None, trained_horizon: int | None =
         learned = courses.learned(steps, "loss", statistic)
         if learned is not None:
             courses.draw(axes, learned, LEARNED_LOOK, main=True)
-        for name, (one, look) in courses.others(
-            steps, "loss", statistic, references=True
-        ).items():
+        for name, (one, look) in courses.others(steps, "loss", statistic, references=True).items():
             courses.draw(axes, one, look, main=False)
             shown[name] = look
         _title(study, sheet, axes, runs[runs["condition"] == condition])
@@ -76,11 +74,11 @@ def curves(study: Study, paper: str | None = None, trained_horizon: int | None =
     handles += _trained(sheet.panels, trained_horizon)
     told = [MEDIANS if digitised is None else MEANS, _baselines(shown), differ]
     if digitised is not None:
-        handles.append(entry("paper's points", marker="o", color="0.3", markersize=4, fillstyle="none"))
+        handles.append(
+            entry("paper's points", marker="o", color="0.3", markersize=4, fillstyle="none")
+        )
         told.append(_of_paper(study, runs, digitised))
-    return finish(
-        sheet.figure, handles + edge_entries(sheet.panels), [*_head(study, runs), *told]
-    )
+    return finish(sheet.figure, handles + edge_entries(sheet.panels), [*_head(study, runs), *told])
 
 
 @printed
@@ -251,9 +249,7 @@ def _alike(study: Study, runs: pd.DataFrame) -> list[list[str]]:
     groups: dict[Any, list[str]] = {}
     for condition in runs["condition"].unique():
         steps = study.steps[study.steps["condition"] == condition]
-        met = {
-            name: f"{one.middle[-1]:.5g}" for name, (one, _) in courses.others(steps).items()
-        }
+        met = {name: f"{one.middle[-1]:.5g}" for name, (one, _) in courses.others(steps).items()}
         groups.setdefault(str(met) if met else condition, []).append(condition)
     return list(groups.values())
 
@@ -281,7 +277,7 @@ def _rules(
         one = courses.learned(steps, measure)
         name = condition_name(study, condition) or "learned rule"
         if one is not None:
-            told = [notes.of_seeds(study, its), _counted(summaries, None)]
+            told = [notes.of_seeds(study, its), _horizon(summaries), _counted(summaries, None)]
             label = f"{name} ({'; '.join(text for text in told if text)})"
             at, each = _clock(summaries, None) if timed else (_same, None)
             courses.draw(axes, one, look[place], True, at, each, marker)
@@ -302,6 +298,12 @@ def _rules(
         if timed:
             _end(axes, one, at, its_look)
     return handles
+
+
+def _horizon(summaries: Sequence[notes.Summary]) -> str:
+    """How many steps a rule was trained for, where its runs tell."""
+    told = {one.get("trained_horizon") for one in summaries} - {None}
+    return f"trained: {notes.many(told)} steps" if told else ""
 
 
 def _counted(summaries: Sequence[notes.Summary], rule: str | None) -> str:
