@@ -92,15 +92,17 @@ def from_store(uri: str) -> Collection:
     with TemporaryDirectory() as folder:  # tables are read before it goes
         for parent in store.multiruns():
             origin = f"{parent.tags['sweeps']}, run {parent.run_id} of {store.uri}"
-            about, error = _about(store, parent, Path(folder))
+            sweep, error = _sweep(store, parent, Path(folder))
             if error is not None:
-                collection += Collection(problems=[f"{origin}: {studies.FILE} {error}"])
-            read = partial(_of_parent, store, parent, about, Path(folder))
+                collection += Collection(problems=[f"{origin}: {SWEEP} {error}"])
+            read = partial(_of_parent, store, parent, sweep, Path(folder))
             collection += _read(read, origin, parent.started)
     return collection
 
 
-def _read(read: Callable[[], Study], origin: str, time: float, *, shipped: bool = False) -> Collection:
+def _read(
+    read: Callable[[], Study], origin: str, time: float, *, shipped: bool = False
+) -> Collection:
     """One study, or one problem."""
     study, error = read_or_tell(read)
     if study is None:
@@ -108,7 +110,7 @@ def _read(read: Callable[[], Study], origin: str, time: float, *, shipped: bool 
     return Collection([Found(study, origin, time, shipped)])
 
 
-def _of_parent(store: Store, parent: Tracked, about: Mapping[str, Any], folder: Path) -> Study:
+def _of_parent(store: Store, parent: Tracked, sweep: Mapping[str, Any], folder: Path) -> Study:
     """The study of a parent run."""
     children = {run.tags.get(FOLDER_TAG, run.run_id): run for run in store.children(parent.run_id)}
     tracked = sorted(children.values(), key=_number)  # of a run that began anew the last one
@@ -120,14 +122,15 @@ def _of_parent(store: Store, parent: Tracked, about: Mapping[str, Any], folder: 
         for run_id, found in store.files(runs, (name,), folder).items():
             files[run_id] |= found
     runs = [_run(run, files[run.run_id]) for run in tracked]
-    return studies.study(about, runs, about.get("jobs"))
+    about = studies.about_of(sweep, parent.tags["sweeps"])
+    return studies.study(about, runs, sweep.get("jobs"))
 
 
-def _about(store: Store, parent: Tracked, folder: Path) -> tuple[dict[str, Any], str | None]:
-    """What a multirun is about, as its parent run tells it, or why that cannot be read."""
-    command = f"l2l-{parent.params.get('command', 'train')} {parent.params.get('overrides', '')}"
-    known = {"name": parent.tags["sweeps"], "command": command.strip()}
-    path = store.files([parent], (studies.FILE,), folder)[parent.run_id].get(studies.FILE)
+def _sweep(store: Store, parent: Tracked, folder: Path) -> tuple[dict[str, Any], str | None]:
+    """What a parent run tells of its multirun, and why its sweep.json cannot be read if it can't."""
+    command = parent.params.get("command", "train")
+    known = {"command": command, "overrides": parent.params.get("overrides", "").split()}
+    path = store.files([parent], (SWEEP,), folder)[parent.run_id].get(SWEEP)
     if path is None:
         return known, None
     told, error = read_or_tell(lambda: dict(json.loads(path.read_text())))

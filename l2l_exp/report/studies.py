@@ -154,25 +154,45 @@ def by_step(curves: pd.DataFrame) -> pd.DataFrame:
     """Means and quartiles over problems, of a table that `frames.curves` made.
 
     Returns:
-        One row per rule, learning rate and step: `rule`, `kind`, `tuned_for`, `lr`, `step`, `n`,
-        and of each of MEASURES that was taken its mean and quartiles.
+        One row per rule, learning rate and step: `schema_version`, `rule`, `kind`, `tuned_for`,
+        `lr`, `step`, `n`, and of each of MEASURES that was taken its mean and quartiles.
     """
     keys = ["rule", "kind", "tuned_for", "lr", "step"]
     parts = []
     for names, part in curves.groupby(keys[:3], observed=True, sort=False):
         n = part["problem"].nunique()
         part = part.sort_values(["step", "problem"], kind="stable")
-        table = {"step": part["step"].to_numpy()[::n], "n": n}
+        table: dict[str, Any] = {"schema_version": frames.SCHEMA_VERSION}
+        table |= {"step": part["step"].to_numpy()[::n], "n": n}
         for measure in MEASURES:
             values = part[measure].to_numpy(dtype=np.float64).reshape(-1, n)
             table |= _spread(measure, values)
         rule, kind, tuned_for = map(str, names)
         told = pd.DataFrame(table).assign(lr=part["lr"].iloc[0], rule=rule, kind=kind)
         parts.append(told.assign(tuned_for=tuned_for))
-    columns = [*keys, "n", *(f"{m}_{q}" for m in MEASURES for q in ("mean", *dict(QUANTILES)))]
+    columns = [
+        "schema_version",
+        *keys,
+        "n",
+        *(f"{m}_{q}" for m in MEASURES for q in ("mean", *dict(QUANTILES))),
+    ]
     if not parts:
         return pd.DataFrame(columns=columns)
     return pd.concat(parts, ignore_index=True).reindex(columns=columns)
+
+
+def medians(steps: pd.DataFrame) -> dict[int, dict[str, float]]:
+    """Median losses over problems as metrics: step -> {"curve.adam": loss, ...}.
+
+    Args:
+        steps: as `by_step` makes it; of a baseline the run tuned for the final loss is taken.
+    """
+    judged = steps["tuned_for"].map(lambda names: names == "" or "final" in str(names).split("+"))
+    found: dict[int, dict[str, float]] = {}
+    shown = steps[judged.to_numpy(dtype=bool)]
+    for step, rule, loss in zip(shown["step"], shown["rule"], shown["loss_median"], strict=True):
+        found.setdefault(int(step), {})[f"curve.{rule}"] = float(loss)
+    return found
 
 
 def _spread(measure: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
@@ -193,7 +213,8 @@ def _stepwise(run: Run) -> pd.DataFrame | None:
     if run.curves is None:
         return None
     table = run.curves()
-    return table if "loss_median" in table else by_step(table)
+    table = table if "loss_median" in table else by_step(table)
+    return table.drop(columns="schema_version")
 
 
 def _steps(done: Sequence[tuple[Run, str]]) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -228,14 +249,21 @@ def from_folder(folder: Path) -> Study:
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a multirun: it holds no sweep.json")
     sweep = json.loads(path.read_text())
-    about = {
-        "name": folder.name.rpartition("-")[0],
-        "command": " ".join([f"l2l-{sweep.get('command', 'train')}", *sweep["overrides"]]),
-        **sweep.get("study", {}),
-    }
+    about = about_of(sweep, folder.name.rpartition("-")[0])
     numbered = [one for one in folder.iterdir() if one.name.isdigit()]
     runs = [_run(one) for one in sorted(numbered, key=lambda one: int(one.name))]
     return study(about, [run for run in runs if run is not None], sweep.get("jobs"))
+
+
+def about_of(sweep: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a study is about, from the sweep.json of its multirun.
+
+    Args:
+        sweep: its content.
+        name: of the preset.
+    """
+    command = " ".join([f"l2l-{sweep.get('command', 'train')}", *sweep["overrides"]])
+    return {"name": name, "command": command, **sweep.get("study", {})}
 
 
 def _run(folder: Path) -> Run | None:
