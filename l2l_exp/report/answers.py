@@ -21,6 +21,7 @@ class Cell(NamedTuple):
     value: str
     interval: str  # with its brackets, "" where there is none
     verdict: str  # one of BETTER, WORSE, OPEN, ONE; "" where nothing is compared
+    baseline: str  # what it is compared with
 
 
 class Line(NamedTuple):
@@ -29,7 +30,6 @@ class Line(NamedTuple):
     condition: str
     seeds: str
     cells: list[Cell | None]  # one for each criterion of the grid
-    baselines: str
     not_ok: str
 
 
@@ -65,10 +65,9 @@ def grid(table: pd.DataFrame) -> Grid:
         group = table[table["condition"] == condition]
         rows = {str(row["criterion"]): row for row in group.to_dict("records")}
         first = next(iter(rows.values()))
-        baselines = {name: None for row in rows.values() for name in _names(row)}
         problems = f"{first['not_ok']} of {first['n_problems']}" if first["n_problems"] else ""
         cells = [_cell(rows[name]) if name in rows else None for name in criteria]
-        lines.append(Line(condition, first["seeds"], cells, ", ".join(baselines), problems))
+        lines.append(Line(condition, first["seeds"], cells, problems))
     return Grid([LABELS[name] for name in criteria], lines, bool(table["log_ratio"].notna().any()))
 
 
@@ -90,22 +89,26 @@ def sentences(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 
 def short(table: pd.DataFrame) -> str:
-    """A study in a few words: its main criterion."""
+    """A study in a few words: the first of MAIN that it has."""
     name = next((one for one in MAIN if (table["criterion"] == one).any()), None)
     if name is None:
         return "no finished run"
+    label = name.replace("_", "-")
     group = table[table["criterion"] == name].to_dict("records")
     if len(group) > 1:
-        return f"{LABELS[name]}: {_of_many(group)}"
+        return f"{label}: {_of_many(group).partition(';')[0]}"
     cell = _cell(group[0])
-    return f"{LABELS[name]}: {cell.value} {cell.interval}".strip()
+    told = f"{label}: {cell.value} {cell.interval}".strip()
+    return told if cell.verdict else f"{label} loss: {cell.value} {cell.interval}".strip()
 
 
 def number(value: float) -> str:
     """Three digits, as a reader writes them."""
     if math.isnan(value):
         return "unknown"
-    return "∞" if value == math.inf else f"{value:.3g}"
+    if value == math.inf:
+        return "∞"
+    return f"{value:.0f}" if 100 <= value < 1e5 else f"{value:#.3g}"
 
 
 def _of_one(rows: pd.DataFrame, one: Row) -> str:
@@ -115,14 +118,19 @@ def _of_one(rows: pd.DataFrame, one: Row) -> str:
     if one["n_seeds"] > 1:
         interval = _told(*map(_exp, (one["log_ratio"], one["low"], one["high"])))
         better = f"better with {one['seeds_better']} of {one['n_seeds']} meta-seeds"
-        return f"{interval} times the loss of the best tuned baseline ({one['best_baseline']}); {better}"
+        return f"{interval} times the loss of {_best(one)}; {better}"
     row = rows[rows["criterion"] == one["criterion"]].iloc[0]
     interval = _told(*map(_exp, (row["log_ratio"], row["low"], row["high"])))
     unit = f", the interval over {row['n_problems']} problems"
     return (
-        f"{interval} times the loss of the best tuned baseline ({one['best_baseline']}), with a "
-        f"single meta-seed{unit if row['n_problems'] >= FEWEST_FOR_MEDIAN else ''}"
+        f"{interval} times the loss of {_best(one)}, with a single meta-seed"
+        f"{unit if row['n_problems'] >= FEWEST_FOR_MEDIAN else ''}"
     )
+
+
+def _best(one: Row) -> str:
+    """What is compared with."""
+    return f"the best tuned baseline ({one['best_baseline']})"
 
 
 def _of_many(group: Sequence[Row]) -> str:
@@ -147,12 +155,7 @@ def _cell(one: Row) -> Cell:
         values = one["median"], one["median_low"], one["median_high"]
     else:
         values = _exp(one["log_ratio"]), _exp(one["low"]), _exp(one["high"])
-    return Cell(number(values[0]), _brackets(*values[1:]), said)
-
-
-def _names(one: Row) -> list[str]:
-    """The best baselines of a row."""
-    return [name for name in str(one["best_baseline"] or "").split(", ") if name]
+    return Cell(number(values[0]), _brackets(*values[1:]), said, str(one["best_baseline"] or ""))
 
 
 def _told(value: float, low: float, high: float) -> str:

@@ -30,7 +30,7 @@ def caption(name: str, figure: Figure, section: Section) -> str:
 def _units(section: Section) -> str:
     """n, and the units of intervals, as all charts have them."""
     return (
-        f"{section.n[:1].upper()}{section.n[1:]}. Bands over steps are quartiles over problems; "
+        f"Of {section.n}. Bands over steps are quartiles over problems; "
         f"intervals are 95 %, over meta-seeds where there are several, else over problems."
     )
 
@@ -40,4 +40,5 @@ def _first_sentence(node: Mapping[str, Any]) -> str:
     target = str(node.get("_target_", "")).rpartition(".")[2]
     chart = getattr(charts, target, None)
     doc = "" if chart is None else inspect.getdoc(chart) or ""
-    return " ".join(doc.split("\n\n")[0].split())
+    told = " ".join(doc.split("\n\n")[0].split()).removeprefix("Draw ")
+    return told[:1].upper() + told[1:]

@@ -96,8 +96,9 @@ def _environment() -> Environment:
 
 def _told(section: Section, folder: Path, render: Render) -> Told:
     """Draw the charts of a section and write its tables."""
+    drawn: dict[str, Figure] = {}
     if section.study.finished.empty:
-        drawn, undrawn = {}, dict.fromkeys(section.study.charts, "no run has finished")
+        undrawn = dict.fromkeys(section.study.charts, "no run has finished")
     else:
         drawn, undrawn = render(section.study)
     shown = []

@@ -13,7 +13,9 @@ from l2l_exp.report.sources import Collection, Found
 from l2l_exp.report.studies import UNREADABLE_RUN, Study, key_of
 
 SMOKE = "smoke"
-MOST_COMPLAINTS = 12
+MOST_COMPLAINTS, LONGEST_CHANGE = 12, 50
+LONGEST_KEY = 60
+"""Letters of a name of files."""
 DONE, FAILED = "FINISHED", "FAILED"
 
 
@@ -130,7 +132,7 @@ def is_smoke(study: Study) -> bool:
 def slug(study: Study) -> str:
     """Its name in addresses and files."""
     words = re.sub(r"[^A-Za-z0-9_.]+", "-", " ".join([study.name or "study", *changes(study)]))
-    return words.strip("-.")[:100]
+    return words[:LONGEST_KEY].strip("-.")
 
 
 def duration(seconds: float) -> str:
@@ -155,7 +157,7 @@ def _section(found: Found, live: bool, taken: set[str]) -> Section:
     table = aggregation.aggregate(study.criteria)
     key = f"{slug(study)}-live" if live else slug(study)
     key = next(k for k in (key, *(f"{key}-{n}" for n in range(2, 1000))) if k not in taken)
-    changed = " ".join(changes(study))
+    changed = " ".join(_cut(one) for one in changes(study))
     return Section(
         key=key,
         study=study,
@@ -172,6 +174,11 @@ def _section(found: Found, live: bool, taken: set[str]) -> Section:
         grid=answers.grid(table),
         n=_n(table, study.criteria),
     )
+
+
+def _cut(text: str) -> str:
+    """A text that is not too long for a title."""
+    return text if len(text) <= LONGEST_CHANGE else f"{text[:LONGEST_CHANGE]}…"
 
 
 def counted(study: Study) -> Figures:

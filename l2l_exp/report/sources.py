@@ -112,22 +112,27 @@ def _read(
 
 def _of_parent(store: Store, parent: Tracked, sweep: Mapping[str, Any], folder: Path) -> Study:
     """The study of a parent run."""
-    children = {run.tags.get(FOLDER_TAG, run.run_id): run for run in store.children(parent.run_id)}
-    tracked = sorted(children.values(), key=_number)  # of a run that began anew the last one
+    tracked = children(store, parent.run_id)
     ended = [run for run in tracked if run.status == "FINISHED"]
     files = store.files(tracked, (SUMMARY, STEPS, TRACEBACK), folder)
     without = [run for run in ended if SUMMARY not in files[run.run_id]]
     older = [run for run in ended if STEPS not in files[run.run_id]]
-    for runs, name in ((without, RULE), (older, CURVES)):
-        for run_id, found in store.files(runs, (name,), folder).items():
+    for lacking, name in ((without, RULE), (older, CURVES)):
+        for run_id, found in store.files(lacking, (name,), folder).items():
             files[run_id] |= found
-    runs = [_run(run, files[run.run_id]) for run in tracked]
+    runs = [run_of(run, files[run.run_id]) for run in tracked]
     about = studies.about_of(sweep, parent.tags["sweeps"])
     return studies.study(about, runs, sweep.get("jobs"))
 
 
+def children(store: Store, run_id: str) -> list[Tracked]:
+    """The runs below a parent run by their numbers; of one that began anew the last."""
+    found = {run.tags.get(FOLDER_TAG, run.run_id): run for run in store.children(run_id)}
+    return sorted(found.values(), key=_number)
+
+
 def _sweep(store: Store, parent: Tracked, folder: Path) -> tuple[dict[str, Any], str | None]:
-    """What a parent run tells of its multirun, and why its sweep.json cannot be read if it can't."""
+    """What a parent run tells of its multirun, and what hinders that."""
     command = parent.params.get("command", "train")
     known = {"command": command, "overrides": parent.params.get("overrides", "").split()}
     path = store.files([parent], (SWEEP,), folder)[parent.run_id].get(SWEEP)
@@ -143,8 +148,13 @@ def _number(run: Tracked) -> tuple[int, float]:
     return int(name) if name.isdigit() else 0, run.started
 
 
-def _run(run: Tracked, files: Mapping[str, Path]) -> Run:
-    """A run of a store."""
+def run_of(run: Tracked, files: Mapping[str, Path]) -> Run:
+    """A run of a store.
+
+    Args:
+        run: of the store.
+        files: by name, those that it has of SUMMARY, RULE, STEPS, CURVES and TRACEBACK.
+    """
     summary, error = None, None
     if run.status == "FINISHED":
         summary, error = read_or_tell(lambda: _summary(files))

@@ -118,7 +118,7 @@ def study(about: Mapping[str, Any], runs: Sequence[Run], expected: int | None = 
     told = [row for run, c in done for row in aggregation.rows_of(run.summary or {}, c)]
     steps, unreadable = _steps(done)
     for row in rows:
-        row["error"] = row["error"] or unreadable.get(row["run_id"])
+        row["error"] = row["error"] or unreadable.get(str(row["run_id"]))
     return Study(
         name=str(about.get("name") or ""),
         title=str(about.get("title") or about.get("name") or ""),
@@ -250,9 +250,14 @@ def from_folder(folder: Path) -> Study:
         raise ValueError(f"{folder} is not the folder of a multirun: it holds no sweep.json")
     sweep = json.loads(path.read_text())
     about = about_of(sweep, folder.name.rpartition("-")[0])
+    return study(about, [run for _, run in runs_of(folder)], sweep.get("jobs"))
+
+
+def runs_of(folder: Path) -> list[tuple[Path, Run]]:
+    """The runs of a multirun's folder that have begun, by their numbers, each with its folder."""
     numbered = [one for one in folder.iterdir() if one.name.isdigit()]
-    runs = [_run(one) for one in sorted(numbered, key=lambda one: int(one.name))]
-    return study(about, [run for run in runs if run is not None], sweep.get("jobs"))
+    found = [(one, run_of(one)) for one in sorted(numbered, key=lambda one: int(one.name))]
+    return [(path, run) for path, run in found if run is not None]
 
 
 def about_of(sweep: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -266,7 +271,7 @@ def about_of(sweep: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"name": name, "command": command, **sweep.get("study", {})}
 
 
-def _run(folder: Path) -> Run | None:
+def run_of(folder: Path) -> Run | None:
     """The run of a folder; None before it has begun."""
     path = folder / "run.json"
     if not path.is_file():

@@ -142,7 +142,7 @@ class Store:
             }
 
     def _file(self, run: Tracked, name: str, folder: Path) -> Path | None:
-        """An artifact's place, downloaded if it is not on this machine; None where there is none."""
+        """An artifact's place, downloaded if it lies elsewhere; None where there is none."""
         from mlflow.exceptions import MlflowException
 
         place = urlparse(run.artifacts)
