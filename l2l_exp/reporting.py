@@ -172,7 +172,7 @@ def _table(rows: Any, table: Any, one: str, other: str) -> Table:
     told = Table(title=escape(title))
     conditions = table["condition"].nunique() > 1
     for name in (*(["condition"] if conditions else []), "criterion", "ratio"):
-        told.add_column(name)
+        told.add_column(name, no_wrap=name != "condition")
     for name in ("meta-seeds", "problems each", "lower loss on", "seeds better"):
         told.add_column(name, justify="right")
     for line in table.to_dict("records"):
@@ -181,7 +181,7 @@ def _table(rows: Any, table: Any, one: str, other: str) -> Table:
         single = its.iloc[0] if len(its) == 1 else line
         told.add_row(
             *([escape(line["condition"])] if conditions else []),
-            str(aggregation.LABELS[line["criterion"]]),
+            line["criterion"],
             escape(_interval(single["log_ratio"], single["low"], single["high"])),
             line["seeds"],
             _counts(its["n_problems"]),

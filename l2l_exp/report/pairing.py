@@ -20,6 +20,8 @@ COLUMN_OF: Final = MappingProxyType(
 DRAWS = ("optimizee.", "data.", "evaluation.seed", "evaluation.horizon")
 PLACES = ("root", "download", "batching")
 """Last parts of keys that change no draw."""
+NONE = "None"
+"""An option that a config does not have, as one made by other code may not, is not set."""
 FIRST_LOSS_TOLERANCE = 1e-3
 """Relative; the same problem and theta give the same first loss, but for the arithmetic."""
 EXTRA_COLUMNS = ("other_run_id", "other_median", "better", "other_not_ok")
@@ -107,9 +109,9 @@ def check_draws(one: Entrant, other: Entrant) -> None:
     what = f"runs {one.run_id[:8]} and {other.run_id[:8]} cannot be paired"
     if one.config and other.config:
         mine, theirs = _draws(one.config), _draws(other.config)
-        keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+        keys = [key for key in sorted({*mine, *theirs}) if mine.get(key, NONE) != theirs.get(key, NONE)]
         if keys:
-            told = [f"{key} {mine.get(key)} and {theirs.get(key)}" for key in keys[:MOST_NAMED]]
+            told = [f"{key} {mine.get(key, NONE)} and {theirs.get(key, NONE)}" for key in keys[:MOST_NAMED]]
             more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
             raise ValueError(f"{what}: their problems differ by {', '.join(told)}{more}")
     if one.horizon != other.horizon:
@@ -118,7 +120,9 @@ def check_draws(one: Entrant, other: Entrant) -> None:
     if starts.empty:
         raise ValueError(f"{what}: they have no problem in common")
     first, second = starts.to_numpy(dtype=np.float64).T
-    if not np.allclose(first, second, rtol=FIRST_LOSS_TOLERANCE, atol=0, equal_nan=True):
+    if not np.allclose(first, second, rtol=NONE = "None"
+"""An option that a config does not have, as one made by other code may not, is not set."""
+FIRST_LOSS_TOLERANCE, atol=0, equal_nan=True):
         worst = int(np.argmax(np.abs(first - second)))
         raise ValueError(
             f"{what}: on problem {starts.index[worst]} their first losses are {first[worst]:.6g} "

@@ -331,7 +331,11 @@ def write(study: Study, folder: Path) -> None:
         "runs": json.loads(study.runs.to_json(orient="records")), "summaries": study.summaries,
     }  # fmt: skip
     (folder / FILE).write_text(json.dumps(about, indent=1) + "\n")
-    study.steps.to_parquet(folder / "steps.parquet", compression="zstd", index=False)
+    floats = list(study.steps.select_dtypes("float").columns)
+    study.steps.to_parquet(
+        folder / "steps.parquet", compression="zstd", index=False, use_byte_stream_split=floats,
+        use_dictionary=[name for name in study.steps if name not in floats],
+    )  # fmt: skip
 
 
 def read(folder: Path) -> Study:
