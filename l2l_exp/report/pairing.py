@@ -109,9 +109,14 @@ def check_draws(one: Entrant, other: Entrant) -> None:
     what = f"runs {one.run_id[:8]} and {other.run_id[:8]} cannot be paired"
     if one.config and other.config:
         mine, theirs = _draws(one.config), _draws(other.config)
-        keys = [key for key in sorted({*mine, *theirs}) if mine.get(key, NONE) != theirs.get(key, NONE)]
+        keys = [
+            key for key in sorted({*mine, *theirs}) if mine.get(key, NONE) != theirs.get(key, NONE)
+        ]
         if keys:
-            told = [f"{key} {mine.get(key, NONE)} and {theirs.get(key, NONE)}" for key in keys[:MOST_NAMED]]
+            told = [
+                f"{key} {mine.get(key, NONE)} and {theirs.get(key, NONE)}"
+                for key in keys[:MOST_NAMED]
+            ]
             more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
             raise ValueError(f"{what}: their problems differ by {', '.join(told)}{more}")
     if one.horizon != other.horizon:
@@ -120,9 +125,7 @@ def check_draws(one: Entrant, other: Entrant) -> None:
     if starts.empty:
         raise ValueError(f"{what}: they have no problem in common")
     first, second = starts.to_numpy(dtype=np.float64).T
-    if not np.allclose(first, second, rtol=NONE = "None"
-"""An option that a config does not have, as one made by other code may not, is not set."""
-FIRST_LOSS_TOLERANCE, atol=0, equal_nan=True):
+    if not np.allclose(first, second, rtol=FIRST_LOSS_TOLERANCE, atol=0, equal_nan=True):
         worst = int(np.argmax(np.abs(first - second)))
         raise ValueError(
             f"{what}: on problem {starts.index[worst]} their first losses are {first[worst]:.6g} "
