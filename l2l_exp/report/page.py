@@ -24,7 +24,9 @@ Render = Callable[[Study], tuple[dict[str, Figure], dict[str, str]]]
 """Draws the charts of a study: figures by name, and by name why a chart could not be drawn."""
 LARGEST_SVG = 150_000
 """Bytes of a figure that is shown as a drawing; what is larger is shown as pixels."""
-DPI = 144
+DPI = 200
+PIXELS_PER_INCH = 128
+"""Of the page: figures are made at print size, and share one scale there."""
 SETTINGS: Final = MappingProxyType({"svg.hashsalt": "l2l_exp", "svg.fonttype": "path"})
 """The same figure is the same file."""
 
@@ -36,11 +38,13 @@ class Shown:
     Attributes:
         name: of its files in figures/, without suffix.
         data: the picture as a data URI.
+        width: pixels of the page.
         caption: what is shown, of how many, with what unit.
     """
 
     name: str
     data: str
+    width: int
     caption: str
 
 
@@ -100,12 +104,16 @@ def _told(section: Section, folder: Path, render: Render) -> Told:
     if section.study.finished.empty:
         undrawn = dict.fromkeys(section.study.charts, "no run has finished")
     else:
-        drawn, undrawn = render(section.study)
+        try:
+            drawn, undrawn = render(section.study)
+        except ValueError as error:  # a study that asks for what is no chart
+            undrawn = {"charts": str(error)}
     shown = []
     for name, figure in drawn.items():
         file = f"{section.key}-{name}"
         data = save(figure, folder / "figures" / file)
-        shown.append(Shown(file, data, caption(name, figure, section)))
+        width = round(figure.get_figwidth() * PIXELS_PER_INCH)
+        shown.append(Shown(file, data, width, caption(name, figure, section)))
     tables = {"answer": section.aggregate, "runs": section.study.runs}
     tables |= {"criteria": section.study.criteria}
     files = [_csv(table, f"{section.key}-{name}", folder) for name, table in tables.items()]
