@@ -23,7 +23,7 @@ PROBE_SECONDS = 5.0
 MOST_MEMBERS = 10_000
 PAGE, DOWNLOADS = 1000, 8
 """Runs that are asked for at once, and artifacts that are downloaded at once."""
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
 """What makes the interface show runs and metrics, not the traces of language models."""
 CLIENT_SETTINGS = (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
@@ -270,7 +270,7 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
     if uri.startswith(SQLITE):
         location = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name).as_uri()
     try:
-        return str(client.create_experiment(name, location, EXPERIMENT_TAGS))
+        return str(client.create_experiment(name, location, dict([EXPERIMENT_KIND])))
     except MlflowException:
         existing = client.get_experiment_by_name(name)
         if existing is None:
