@@ -123,7 +123,10 @@ def _validation_line(axes: Axes, summary: notes.Summary, look: Look, over: str) 
     told = summary["validations"]
     x = [one[over] for one in told]
     y = [number(one["loss"], math.inf) for one in told]
-    axes.plot(x, y, color=look.color, linestyle=look.line, linewidth=1.1, gid=DATA, zorder=2)
+    axes.plot(
+        x, y, ".", color=look.color, linestyle=look.line, linewidth=1.1, markersize=2.5, gid=DATA,
+        zorder=2,
+    )  # fmt: skip
     chosen = (summary.get("selection") or {}).get("episode")
     for one, place, loss in zip(told, x, y, strict=True):
         if one["episode"] == chosen and math.isfinite(loss):
