@@ -1,6 +1,5 @@
 """Charts of studies: what they say and where their lines lie, and what is refused."""
 
-import io
 import itertools
 import math
 import warnings
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 
 from l2l_exp.report import charts, frames, paper, studies, style
 from l2l_exp.statistics import seeds_interval
+from l2l_exp.tracking import NoTracker
 
 INF, NAN = math.inf, math.nan
 PROBLEMS, STEPS = 4, np.arange(0, 11)
@@ -123,12 +123,10 @@ def three(*overrides: str, finals=(0.1, 0.05, 0.2), **changes) -> list:
 
 
 def drawn(figure: Figure) -> Figure:
-    """The figure, drawn to the last pixel without a single warning."""
+    """The figure, laid out and drawn without a single warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight", dpi=30)
-    assert buffer.getvalue().startswith(b"\x89PNG")
+        figure.draw_without_rendering()
     return figure
 
 
@@ -243,6 +241,18 @@ def test_what_is_not_finite_is_an_arrow_at_the_edge_where_it_begins():
     assert edges(axes) == [("^", 6.0, 1.0), ("^", 6.0, 1.0)]  # the seed's, and the mean's
     assert "beyond the axis, or not finite" in labels(figure)
     assert np.isinf(of_color(axes, "black")[-1].get_ydata()[5:]).all()
+
+
+def test_an_arrow_lies_within_the_axis_that_it_is_on():
+    for axes in drawn(charts.validations(study(run(0, final=INF)))).axes:
+        left, right = axes.get_xlim()
+        assert edges(axes) and all(left < x < right for _, x, _ in edges(axes))
+
+
+def test_a_chart_can_be_saved_as_the_tracker_does(tmp_path):
+    figure = charts.curves(study(*three()))
+    for path in NoTracker(tmp_path).figure("curves", figure):
+        assert path.stat().st_size > 10_000
 
 
 def test_a_blow_up_does_not_flatten_the_others_and_a_zero_is_an_arrow_below():
