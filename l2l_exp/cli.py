@@ -1,4 +1,4 @@
-"""The commands: l2l-train and l2l-evaluate.
+"""The commands: l2l-train and l2l-evaluate make runs, l2l-report and l2l-compare read them.
 
 Nothing heavy is imported here, so that --help answers at once.
 """
@@ -16,15 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from l2l_exp import resume
-from l2l_exp.config import register, shipped
+from l2l_exp.config import ConfigError, register, shipped
 from l2l_exp.errors import UserError
-from l2l_exp.hooks import CURRENT, Refused
+from l2l_exp.hooks import CURRENT, LISTING, Listed, Refused
 from l2l_exp.signals import end_with_parent, exit_code, terminable
 
 if TYPE_CHECKING:
     from l2l_exp.multirun import Multirun
 
 FAILED, USER_ERROR = 1, 2
+OUR_OPTIONS = ("--debug", "--list")
 OPTIONS_WITH_VALUE = frozenset(
     ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
     + ("--cfg", "-c", "--info", "-i", "--experimental-rerun")
@@ -32,7 +33,8 @@ OPTIONS_WITH_VALUE = frozenset(
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, OSError)
 """What a user can mend; anything else is a bug."""
 TOLD = (KeyboardInterrupt, *USER_ERRORS)
-Command = Literal["train", "evaluate"]
+READERS = ("report", "compare")
+Command = Literal["train", "evaluate", "report", "compare"]
 
 
 def train() -> None:
@@ -45,10 +47,21 @@ def evaluate() -> None:
     sys.exit(_command("evaluate"))
 
 
+def report() -> None:
+    """Entry point of l2l-report."""
+    sys.exit(_command("report"))
+
+
+def compare() -> None:
+    """Entry point of l2l-compare."""
+    sys.exit(_command("compare"))
+
+
 def _command(name: Command) -> int:
     """Compose, run the job or jobs, and turn what went wrong into one line and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the exit code is chosen here
     debug = "--debug" in sys.argv
+    LISTING.set("--list" in sys.argv)
     register()
     failures: list[BaseException] = []
 
@@ -61,14 +74,16 @@ def _command(name: Command) -> int:
             failures.append(error)  # Hydra would print lines of its own about it
 
     try:
-        arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-        sys.argv = [sys.argv[0], *_options_first(resume.arguments(name, arguments))]
+        arguments = [argument for argument in sys.argv[1:] if argument not in OUR_OPTIONS]
+        sys.argv = [sys.argv[0], *_options_first(_arguments(name, arguments))]
         sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
         with terminable():
             main = hydra.main(
                 version_base="1.3", config_path=str(shipped("conf")), config_name=name
             )
             main(job)()
+    except Listed:
+        return 0
     except Refused as error:
         failures.append(error.__cause__ or error)
     except (Exception, KeyboardInterrupt) as error:  # Hydra's own, or the launcher's
@@ -80,6 +95,22 @@ def _command(name: Command) -> int:
             return _ended(name, failures[0] if failures else None)
     except TOLD as error:  # the store, the disk, or a signal while the multirun was being closed
         return _told(name, error)
+
+
+def _arguments(name: Command, given: list[str]) -> list[str]:
+    """The arguments that Hydra is to see."""
+    if name not in READERS:
+        return resume.arguments(name, given)
+    if {"-m", "--multirun"} & set(given):
+        raise ConfigError(f"l2l-{name} is one job: leave out -m")
+    sides = [one for one in given if "=" not in one and not one.startswith("-")]
+    if name == "report" or not sides:
+        return given
+    if len(sides) != 2:
+        raise ConfigError(f"l2l-compare takes two runs or multiruns, and got {', '.join(sides)}")
+    named = zip(("first", "second"), sides, strict=True)
+    rest = [one for one in given if one not in sides]
+    return [*rest, *(f"{key}={resume.quoted(side)}" for key, side in named)]
 
 
 def _options_first(arguments: list[str]) -> list[str]:
@@ -94,10 +125,16 @@ def _options_first(arguments: list[str]) -> list[str]:
 
 def _job(name: Command, cfg: DictConfig) -> None:
     """One job; torch is imported no earlier than here."""
+    if name == "report" or name == "compare":
+        from l2l_exp import reporting
+
+        return {"report": reporting.report, "compare": reporting.compare}[name](cfg)
     from l2l_exp import jobs, multirun
     from l2l_exp.console import Console
 
     config = HydraConfig.get()
+    if LISTING.get():
+        raise ConfigError("--list is for a multirun: choose sweeps=... or add -m")
     number = config.job.num if _is_multirun() else None
     job = jobs.Job(
         command=name,
@@ -108,6 +145,7 @@ def _job(name: Command, cfg: DictConfig) -> None:
         config_dirs=multirun.config_dirs(config),
         console=Console("" if number is None else f"[{number}] "),
         parent=None if number is None else multirun.parent_of(Path(config.sweep.dir)),
+        swept=[] if number is None else multirun.swept_of(Path(config.sweep.dir)),
     )
     if job.in_multirun and CURRENT.get() is None:
         end_with_parent()  # this is a launcher's worker

@@ -396,15 +396,45 @@ def test_colours_are_centred_at_ratio_one():
 
 
 @pytest.mark.parametrize(
-    ("chart", "options"),
-    [
-        ("heat_map", {"x": "a", "y": "b"}), ("lines", {"x": "a", "panels": "b"}),
-        ("tuning", {"x": "a"}),
-    ],
-)  # fmt: skip
+    ("chart", "options"), [("lines", {"x": "a", "panels": "b"}), ("tuning", {"x": "a"})]
+)
 def test_charts_over_keys_do_not_mix_what_differs_in_another(chart, options):
     with pytest.raises(ValueError, match=r"would mix runs of 'mine', which also differ in c"):
         getattr(charts, chart)(study(run(0, "a=1", "c=1"), run(0, "a=1", "c=2")), **options)
+
+
+def test_maps_have_a_row_of_panels_for_what_differs_besides():
+    runs = [run(0, "a=1", "c=x"), run(0, "a=1", "c=y", final=0.02), run(0, "a=2", "c=x")]
+    figure = drawn(charts.heat_map(study(*runs), x="a", y="b"))
+    first, _, third, _ = (axes for axes in figure.axes if "part" in axes.get_title())
+    assert first.get_title().startswith("c x\n") and third.get_title().startswith("c y\n")
+    assert cells(first) == {(0, 0): "(0.50)\nn=1", (1, 0): "(0.50)\nn=1"}
+    assert cells(third) == {(0, 0): "(0.10)\nn=1"}
+    assert "No finished run: c y, a 2." in note(figure)
+
+
+def test_profiles_tell_several_rules_apart_beside_the_same_baselines():
+    runs = [
+        run(0, f"u={u}", "l=1", f"optimizer.source={name}", final=final)
+        for u in (5, 20) for name, final in (("one", 0.1), ("two", 0.05))
+    ]  # fmt: skip
+    figure = drawn(charts.lines(study(*runs), x="u", panels="l", trained_at=20))
+    (axes,) = figure.axes
+    for look, final in zip(style.rule_looks(2), (0.1, 0.05), strict=True):
+        (mean,) = of_color(axes, look.color, "shown")
+        assert list(mean.get_ydata()) == pytest.approx([final, final])
+    (nag,) = of_color(axes, style.BASELINE_LOOKS["nag"].color)
+    assert list(nag.get_xdata()) == [5, 20]
+    assert {"one", "two", "nag", "adam"} <= set(labels(figure))
+
+
+def test_what_cannot_be_read_is_named():
+    lost = studies.Run("lost", studies.UNREADABLE_RUN, -1, (), None, error="run.json")
+    empty = studies.Run(**{**vars(run(2)), "summary": None})
+    mine = study(run(0), run(1), lost, empty)
+    for name in ("curves", "tuning", "strips"):
+        told = note(charts.CHARTS[name](mine, **OPTIONS.get(name, {})))
+        assert "2 of 4 runs; 1 unreadable (run lost); 1 finished but unreadable" in told
 
 
 def test_what_was_trained_on_is_told_from_what_was_tested_on():

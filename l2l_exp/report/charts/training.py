@@ -171,7 +171,7 @@ def tuning(study: Study, x: str) -> Figure:
             _number_ticks(axes, list(places.values()))
         else:
             name_ticks(axes, [value_name(one) for one in names], sheet)
-    runs = study.finished
+    runs = notes.told_of(study)
     tested = runs[[bool(study.summaries[one].get("learned")) for one in runs["run_id"]]]
     told = [
         notes.headline(study, runs), notes.missing(study), notes.learned_failures(study, tested),
@@ -196,7 +196,7 @@ def _selected_rows(
 ) -> pd.DataFrame:
     """The score at selection of every run that was trained, as `value` on the log scale."""
     told = []
-    for _, run in study.finished.iterrows():
+    for _, run in notes.told_of(study).iterrows():
         condition, run_id = run["condition"], str(run["run_id"])
         selection = study.summaries.get(run_id, {}).get("selection")
         if selection and selection["criterion"] in LABELS:
