@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from l2l_exp import record
@@ -20,7 +21,7 @@ from l2l_exp.console import Console
 from l2l_exp.files import write_json
 from l2l_exp.joblist import listed, planned, swept
 from l2l_exp.provenance import code_version, environment, sources
-from l2l_exp.report import race, seeds, studies
+from l2l_exp.report import charts, race, seeds, studies
 from l2l_exp.report.studies import key_of
 from l2l_exp.resume import quoted
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError, absolute_uri
@@ -74,10 +75,11 @@ def begin(config: DictConfig, command: str) -> Multirun:
         command: "train" or "evaluate".
 
     Raises:
-        ConfigError: if the launcher cannot launch here.
+        ConfigError: if the launcher cannot launch here, or a chart is none.
         TrackingError: if the store cannot be opened.
     """
     check_launcher(config)
+    check_charts(config)
     overrides = _overrides(config)
     choices = _choices(config)
     label, key, folder = _place(config, command)
@@ -230,7 +232,24 @@ def _aggregate(multirun: Multirun) -> None:
         numbers = shown.to_dict("index").items()
         flat = {f"seeds.{name}.{key}": v for name, row in numbers for key, v in row.items()}
         tracker.metrics(flat, rows["run_id"].nunique())
-    tracker.figure("seeds", seeds.figure(rows, table))
+    for name, figure in _drawn(found).items():
+        tracker.figure(name, figure)
+
+
+def _drawn(found: studies.Study) -> Mapping[str, Figure]:
+    """The figures of a study; why one cannot be drawn is told."""
+    drawn = charts.render(found)
+    for name, reason in drawn.reasons.items():
+        Console().warn(f"no figure {name!r}: {reason}")
+    return drawn.figures
+
+
+def check_charts(config: DictConfig) -> None:
+    """Raise ConfigError if the study asks for what is no chart."""
+    try:
+        charts.check(plain(config.study)["charts"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _records(folder: Path) -> dict[Path, record.Record]:

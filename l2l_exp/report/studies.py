@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from l2l_exp.report import aggregation, frames
+from l2l_exp.statistics import Floats
 
+Bools = npt.NDArray[np.bool_]
 SEED = "seed"
 """The key whose values are repetitions of one condition, not conditions."""
 FILE = "study.json"
@@ -158,6 +161,7 @@ def by_step(curves: pd.DataFrame) -> pd.DataFrame:
         `lr`, `step`, `n`, and of each of MEASURES that was taken its mean and quartiles.
     """
     keys = ["rule", "kind", "tuned_for", "lr", "step"]
+    measured = {name: set(curves.loc[curves[name].notna(), "step"]) for name in frames.METRICS}
     parts = []
     for names, part in curves.groupby(keys[:3], observed=True, sort=False):
         n = part["problem"].nunique()
@@ -166,7 +170,7 @@ def by_step(curves: pd.DataFrame) -> pd.DataFrame:
         table |= {"step": part["step"].to_numpy()[::n], "n": n}
         for measure in MEASURES:
             values = part[measure].to_numpy(dtype=np.float64).reshape(-1, n)
-            table |= _spread(measure, values)
+            table |= _spread(measure, values, _taken(table["step"], measured.get(measure), values))
         rule, kind, tuned_for = map(str, names)
         told = pd.DataFrame(table).assign(lr=part["lr"].iloc[0], rule=rule, kind=kind)
         parts.append(told.assign(tuned_for=tuned_for))
@@ -195,9 +199,22 @@ def medians(steps: pd.DataFrame) -> dict[int, dict[str, float]]:
     return found
 
 
-def _spread(measure: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
-    """Mean and quartiles of (steps, problems); NaN where a step was not measured at all."""
-    taken = ~np.isnan(values).all(axis=1)
+def _taken(steps: Any, measured: set[int] | None, values: Floats) -> Bools:
+    """(steps,) whether a measure was taken there: if it was of some rule, NaN of others is a loss.
+
+    Args:
+        steps: of the table.
+        measured: steps at which some rule has a value; None for a measure that is always taken.
+        values: (steps, problems).
+    """
+    if measured is None:
+        return np.ones(len(values), dtype=bool)
+    some = np.asarray(~np.isnan(values).all(axis=1))
+    return np.asarray(np.isin(steps, sorted(measured))) if some.any() else some
+
+
+def _spread(measure: str, values: Floats, taken: Bools) -> dict[str, Any]:
+    """Mean and quartiles of (steps, problems); NaN where a step was not measured."""
     if not taken.any():
         return {}
     told = {name: np.full(len(values), np.nan) for name in ("mean", *dict(QUANTILES))}
@@ -205,7 +222,8 @@ def _spread(measure: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> dict
     told["mean"][taken] = some.mean(axis=1)
     for name, quantile in QUANTILES:
         told[name][taken] = np.quantile(some, quantile, axis=1, method="inverted_cdf")
-    return {f"{measure}_{name}": column.astype(np.float32) for name, column in told.items()}
+    with np.errstate(over="ignore"):  # beyond single precision: infinite
+        return {f"{measure}_{name}": column.astype(np.float32) for name, column in told.items()}
 
 
 def _stepwise(run: Run) -> pd.DataFrame | None:

@@ -1,15 +1,16 @@
-"""Stand-in until the charts are merged: every study by its meta-seeds."""
+"""Charts: functions of a study, in the size and the style of a paper's figures."""
 
-from matplotlib.figure import Figure
+from l2l_exp.report.charts.costs import overhead
+from l2l_exp.report.charts.effort import payoff, training_cost
+from l2l_exp.report.charts.final import selection, strips
+from l2l_exp.report.charts.maps import heat_map
+from l2l_exp.report.charts.profiles import lines
+from l2l_exp.report.charts.races import horizons, seconds
+from l2l_exp.report.charts.rendering import CHARTS, Rendered, check, render
+from l2l_exp.report.charts.training import tuning, validations
+from l2l_exp.report.charts.trajectories import curves
 
-from l2l_exp.report import seeds
-from l2l_exp.report.aggregation import aggregate
-from l2l_exp.report.studies import Study
-
-
-def render(study: Study) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Draw the charts of a study."""
-    reasons = {name: "this chart is not there yet" for name in study.charts}
-    if study.criteria.empty:
-        return {}, {**reasons, "seeds": "no run was evaluated"}
-    return {"seeds": seeds.figure(study.criteria, aggregate(study.criteria))}, reasons
+__all__ = [
+    "CHARTS", "Rendered", "check", "curves", "heat_map", "horizons", "lines", "overhead", "payoff",
+    "render", "seconds", "selection", "strips", "training_cost", "tuning", "validations",
+]  # fmt: skip
