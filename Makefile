@@ -36,9 +36,8 @@ report: $(VENV)/.installed  ## Run two studies here, and make report/index.html 
 	$(BIN)/l2l-evaluate sweeps=fig4_mlp_200
 	$(BIN)/l2l-report folders=multirun results=results
 
-ui: $(VENV)/.installed  ## Look at the runs in MLflow, at http://127.0.0.1:5000
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-		$(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+ui: $(VENV)/.installed  ## Look at the latest study, and all runs, in MLflow at http://127.0.0.1:5000
+	$(BIN)/python -m l2l_exp.ui
 
 bench: $(VENV)/.installed  ## Measure what README and CHANGELOG say about speed.
 	$(BIN)/python -m benchmarks

@@ -37,7 +37,7 @@ from l2l_exp.meta.train import train as meta_train
 from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
-from l2l_exp.provenance import code_version, environment, sources
+from l2l_exp.provenance import code_version, environment, origin, sources
 from l2l_exp.record import Record, differences
 from l2l_exp.reference import Reference
 from l2l_exp.report import figures, frames, studies
@@ -557,6 +557,7 @@ def _describe(job: Job, of: Record, tracker: Tracker) -> None:
     if of.accepted:
         tracker.tags({"accepted_changes": "; ".join(of.accepted)})
     tracker.tags({**job.choices, **code_version(), **environment(), FOLDER_TAG: str(job.folder)})
+    tracker.tags(origin(job.command))
     tracker.tags({"overrides": json.dumps(of.overrides), "condition": _condition(job)})
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(of.config)))
 
