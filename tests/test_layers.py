@@ -32,7 +32,7 @@ class Row(NamedTuple):
 ZERO = ("optimizees", "optimizers", "examples")
 TWO = (
     "meta", "evaluation", "reference", "tuning", "comparison", "statistics", "checkpoint",
-    "provenance", "state", "files", "errors",
+    "provenance", "state", "files", "errors", "microscope",
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "record", "resume", "multirun", "hooks", "signals",
