@@ -89,7 +89,8 @@ class Stability:
     @property
     def mean_square(self) -> Floats:
         """(S, H) of theta: the distance from the minimum."""
-        return np.square(self.mean) + self.variance
+        with np.errstate(over="ignore"):
+            return np.asarray(np.square(self.mean) + self.variance)
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ class ScaleResponse:
     @property
     def sizes(self) -> Floats:
         """(C,) root mean square of the updates over the steps."""
-        return np.sqrt(np.square(self.updates).mean(0))
+        return np.asarray(np.sqrt(np.square(self.updates).mean(0)))
 
     @property
     def slope(self) -> float:

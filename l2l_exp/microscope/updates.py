@@ -1,6 +1,6 @@
 """What a run records of its rule's updates: appendix B of the paper."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ class Updates:
         steps: >= 1, at how many steps of the episode gradients are swept (paper: 32).
         points: >= 2, gradients of a sweep.
         span: > 0, a sweep goes so many root mean squares of the coordinate's gradients either way.
+        beside: names of the baselines that are shown the same gradients, as far as there are any.
         problem: index of the test problem.
 
     Raises:
@@ -33,6 +34,7 @@ class Updates:
     steps: int = 32
     points: int = 41
     span: float = 3.0
+    beside: Sequence[str] = ("sgd", "adam")
     problem: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +60,8 @@ class Updates:
             seed: split and seed of the draws.
             horizon: T >= 1.
         """
+        first = next(iter(rules))
+        rules = {name: rules[name] for name in rules if name == first or name in self.beside}
         places = choose(optimizee, self.coordinates, seed, self.problem)
         followed = follow(optimizee, rules, places, seed, horizon, self.problem)
         asked = sweep(followed.gradients, self.points, self.span)
