@@ -1,5 +1,6 @@
 """Checkpoints: the meta-parameters as safetensors, the architecture as json beside them."""
 
+import glob
 import importlib
 import json
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ PARAMETERS = "rule.safetensors"
 DESCRIPTION = "rule.json"
 FOLDER = "checkpoint"
 """Where a run keeps it, in its own folder and in the store."""
+SWEEPS = "multirun"
+"""Where multiruns lie, in the working directory."""
 TARGET = "_target_"
 CLASS = "hydra.utils.get_class"
 """How a config writes a class that is an argument, as that of a torch optimizer."""
@@ -77,6 +80,16 @@ def load(folder: Path) -> LearnedOptimizer:
     rule.architecture = description["architecture"]
     rule.about = description.get("about") or {}
     return rule
+
+
+def folder_of(source: str) -> Path | None:
+    """The folder that a source means: itself, or the latest multirun of a preset's name."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    found = [one.parent for one in Path(SWEEPS).glob(f"{glob.escape(source)}-*/sweep.json")]
+    found = [one for one in found if one.name.rpartition("-")[0] == source]
+    return max(found, key=lambda one: (one / "sweep.json").stat().st_mtime, default=None)
 
 
 def locate(source: Path, seed: int | None, where: Mapping[str, Any] | None = None) -> Path:

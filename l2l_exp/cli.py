@@ -16,15 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from l2l_exp import resume
-from l2l_exp.config import register, shipped
+from l2l_exp.config import ConfigError, register, shipped
 from l2l_exp.errors import UserError
-from l2l_exp.hooks import CURRENT, Refused
+from l2l_exp.hooks import CURRENT, LISTING, Listed, Refused
 from l2l_exp.signals import end_with_parent, exit_code, terminable
 
 if TYPE_CHECKING:
     from l2l_exp.multirun import Multirun
 
 FAILED, USER_ERROR = 1, 2
+OUR_OPTIONS = ("--debug", "--list")
 OPTIONS_WITH_VALUE = frozenset(
     ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
     + ("--cfg", "-c", "--info", "-i", "--experimental-rerun")
@@ -49,6 +50,7 @@ def _command(name: Command) -> int:
     """Compose, run the job or jobs, and turn what went wrong into one line and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the exit code is chosen here
     debug = "--debug" in sys.argv
+    LISTING.set("--list" in sys.argv)
     register()
     failures: list[BaseException] = []
 
@@ -61,7 +63,7 @@ def _command(name: Command) -> int:
             failures.append(error)  # Hydra would print lines of its own about it
 
     try:
-        arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+        arguments = [argument for argument in sys.argv[1:] if argument not in OUR_OPTIONS]
         sys.argv = [sys.argv[0], *_options_first(resume.arguments(name, arguments))]
         sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
         with terminable():
@@ -69,6 +71,8 @@ def _command(name: Command) -> int:
                 version_base="1.3", config_path=str(shipped("conf")), config_name=name
             )
             main(job)()
+    except Listed:
+        return 0
     except Refused as error:
         failures.append(error.__cause__ or error)
     except (Exception, KeyboardInterrupt) as error:  # Hydra's own, or the launcher's
@@ -98,6 +102,8 @@ def _job(name: Command, cfg: DictConfig) -> None:
     from l2l_exp.console import Console
 
     config = HydraConfig.get()
+    if LISTING.get():
+        raise ConfigError("--list is for a multirun: choose sweeps=... or add -m")
     number = config.job.num if _is_multirun() else None
     job = jobs.Job(
         command=name,
@@ -108,6 +114,7 @@ def _job(name: Command, cfg: DictConfig) -> None:
         config_dirs=multirun.config_dirs(config),
         console=Console("" if number is None else f"[{number}] "),
         parent=None if number is None else multirun.parent_of(Path(config.sweep.dir)),
+        swept=[] if number is None else multirun.swept_of(Path(config.sweep.dir)),
     )
     if job.in_multirun and CURRENT.get() is None:
         end_with_parent()  # this is a launcher's worker

@@ -86,6 +86,7 @@ class StudyConfig:
 
     title: str | None = None
     question: str | None = None
+    minutes: float | None = None
     charts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from l2l_exp.evaluation import CRITERIA
+from l2l_exp.joblist import JobList, duration
 from l2l_exp.meta.train import Plan, Progress
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
@@ -35,6 +36,19 @@ class Console:
         width = None if sys.stdout.isatty() else 120
         self._out = rich.console.Console(width=width, highlight=False, soft_wrap=False)
         self._brief = bool(prefix)
+
+    def jobs(self, jobs: JobList, in_full: bool) -> None:
+        """Tell how far the jobs of a multirun have come, line by line or all in one."""
+        if in_full:
+            table = Table()
+            for name in ("job", "values", "state", "spent", "left"):
+                table.add_column(name, justify="left" if name in ("values", "state") else "right")
+            for one in jobs.jobs:
+                spent = duration(one.seconds) if one.seconds else ""
+                left = "" if not one.forecast else duration(one.forecast)
+                table.add_row(str(one.number), " ".join(one.values), one.state, spent, left)
+            self._out.print(table)
+        self._say(str(jobs))
 
     def started(self, run_id: str, folder: Path) -> None:
         """Name the run."""

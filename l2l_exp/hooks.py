@@ -13,18 +13,29 @@ CURRENT: ContextVar["Multirun | None"] = ContextVar("multirun", default=None)
 """What the hook, which Hydra makes, hands to the command, which calls Hydra."""
 
 
+LISTING: ContextVar[bool] = ContextVar("listing", default=False)
+"""Whether the jobs of a multirun are to be listed, not done."""
+
+
+class Listed(BaseException):
+    """The jobs have been listed, and that was all."""
+
+
 class Refused(BaseException):
     """A multirun cannot begin, for the reason in `__cause__`; Hydra swallows lesser exceptions."""
 
 
 class ParentRun(Callback):
-    """Makes the parent run before any job starts, or finds the one of an earlier launch."""
+    """Lists the jobs; makes the parent run before any starts, or finds an earlier launch's."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin."""
-        from l2l_exp.multirun import begin
+        from l2l_exp.multirun import announce, begin
 
         try:
-            CURRENT.set(begin(config, str(kwargs["config_name"])))
+            announce(config, command := str(kwargs["config_name"]), in_full=LISTING.get())
+            if LISTING.get():
+                raise Listed
+            CURRENT.set(begin(config, command))
         except Exception as error:
             raise Refused from error

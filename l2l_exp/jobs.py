@@ -1,7 +1,9 @@
 """What the commands do: from a composed config to a finished run."""
 
 import dataclasses
+import json
 import math
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -40,7 +42,7 @@ from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.provenance import code_version, environment, sources
 from l2l_exp.record import Record, differences
 from l2l_exp.reference import Reference
-from l2l_exp.report import figures, frames, updates
+from l2l_exp.report import figures, frames, studies, updates
 from l2l_exp.report.pictures import pictures
 from l2l_exp.report.summary import summarize
 from l2l_exp.state import ContenderFiles, TrainingFile, forget
@@ -69,6 +71,7 @@ class Job:
         config_dirs: given by --config-dir, for the record.
         console: tells the user.
         parent: None, or the id of the run of the multirun that this job belongs to.
+        swept: the keys that the multirun sweeps.
     """
 
     command: Command
@@ -79,6 +82,7 @@ class Job:
     config_dirs: list[str]
     console: Console
     parent: str | None = None
+    swept: Sequence[str] = ()
 
     @property
     def state(self) -> Path:
@@ -163,7 +167,15 @@ def _new_record(job: Job) -> Record:
         sources=sources(config),
         threads=int(threads),
         cwd=str(Path.cwd()),
+        commit=_commit(),
     )
+
+
+def _commit() -> str | None:
+    """The commit of the code, with a "+" if the tree was changed; None outside a checkout."""
+    code = code_version()
+    changed = "" if code.get("git.clean") == "true" else "+"
+    return f"{code['git.commit']}{changed}" if "git.commit" in code else None
 
 
 def _continued(job: Job, old: Record, new: Record) -> Record:
@@ -371,6 +383,9 @@ def _compare(
     summary = summarize(about, *contenders) | dict(extra)
     table = frames.curves(tracker.run_id, seed, *contenders)
     tracker.table("curves", table)
+    tracker.table("steps", steps := studies.by_step(table))
+    for step, medians in studies.medians(steps).items():
+        tracker.metrics(medians, step)
     tracker.record("summary", summary)
     tracker.metrics(_headline(summary), 0)
     tracker.figure("comparison", figures.comparison(table, summary))
@@ -574,6 +589,7 @@ def _describe(job: Job, of: Record, tracker: Tracker) -> None:
     if of.accepted:
         tracker.tags({"accepted_changes": "; ".join(of.accepted)})
     tracker.tags({**job.choices, **code_version(), **environment(), FOLDER_TAG: str(job.folder)})
+    tracker.tags({"overrides": json.dumps(of.overrides), "condition": _condition(job)})
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(of.config)))
 
 
@@ -605,10 +621,24 @@ def _end(job: Job, running: Record, tracker: Tracker, end: End) -> None:
 
 def _run_name(job: Job) -> str:
     """What a reader knows a run by, e.g. "digits, seed 0"."""
+    if job.swept:
+        return f"{_condition(job)} seed {job.cfg.seed}".strip()
     data = f" of {job.choices['data']}" if "data" in job.choices else ""
     chosen = f"{job.choices['optimizer']} on {job.choices['optimizee']}{data}"
     what = job.choices.get("experiment") or chosen
     return f"{what}, seed {job.cfg.seed}"
+
+
+def _condition(job: Job) -> str:
+    """The values of a multirun's job besides its meta-seed, e.g. "hidden_units=40 layers=2"."""
+    values = {}
+    for override in job.overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in set(job.swept) - {studies.SEED}:
+            values[key] = value
+    short = [re.split(r"[./]", key)[-1] for key in values]
+    names = short if len(set(short)) == len(short) else list(values)
+    return " ".join(map("=".join, zip(names, values.values(), strict=True)))
 
 
 @contextmanager

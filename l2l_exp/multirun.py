@@ -11,22 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from l2l_exp import record
-from l2l_exp.config import build
+from l2l_exp.config import ConfigError, build, plain
 from l2l_exp.console import Console
 from l2l_exp.files import write_json
+from l2l_exp.joblist import listed, planned, swept
 from l2l_exp.provenance import code_version, environment, sources
-from l2l_exp.report import race, seeds
+from l2l_exp.report import race, seeds, studies
+from l2l_exp.report.studies import key_of
 from l2l_exp.resume import quoted
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError, absolute_uri
 
 FILE = "sweep.json"
-UNIT = "seed"
-"""The key whose values are repetitions of one condition, not conditions."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,13 @@ def begin(config: DictConfig, command: str) -> Multirun:
         command: "train" or "evaluate".
 
     Raises:
+        ConfigError: if the launcher cannot launch here.
         TrackingError: if the store cannot be opened.
     """
-    overrides = [o for o in config.hydra.overrides.task if not record.is_place(_key_of(o))]
+    check_launcher(config)
+    overrides = _overrides(config)
     choices = _choices(config)
-    label = choices.get("sweeps") or choices.get("experiment") or command
-    key = _key(config, command, overrides)
-    folder = (Path(config.hydra.sweep.dir) / f"{label}-{key[:8]}").absolute()
+    label, key, folder = _place(config, command)
     folder.mkdir(parents=True, exist_ok=True)
     launched = time.time()
     make = partial(build(config.tracking.tracker), warn=Console().warn)
@@ -90,20 +89,65 @@ def begin(config: DictConfig, command: str) -> Multirun:
         try:
             tracker: Tracker = make(
                 folder=folder,
-                run_name=f"{label}: {' '.join(overrides)}"[:200],
+                run_name=f"{label}: {len(planned(config))} jobs",
                 run_id=old.get("run_id"),
             )
         except Exception:
             if not old:
                 shutil.rmtree(folder)
             raise
-        write_json(folder / FILE, {"run_id": tracker.run_id, "overrides": overrides, "key": key})
-    tracker.params({"command": command, "overrides": " ".join(overrides)})
+        about = {"command": command, "overrides": overrides, "study": plain(config.study)}
+        known = {"swept": swept(config), "jobs": len(planned(config))}
+        write_json(folder / FILE, {"run_id": tracker.run_id, "key": key, **about, **known})
+    tracker.publish(folder / FILE)
+    tracker.params({"command": command, "overrides": " ".join(overrides), **_shown(known)})
     tracker.tags({**choices, **code_version(), **environment(), FOLDER_TAG: str(folder)})
+    tracker.tags({"mlflow.note.content": _heading(config)})
     with open_dict(config):
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
     return Multirun(folder, tracker, make, launched, not old)
+
+
+def check_launcher(config: DictConfig) -> None:
+    """Raise ConfigError if the launcher needs a cluster and this is none."""
+    if str(config.hydra.launcher._target_).endswith("SlurmLauncher") and not shutil.which("srun"):
+        raise ConfigError(
+            f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} needs a SLURM "
+            f"cluster, and there is no srun here: use basic or joblib on one machine"
+        )
+
+
+def announce(config: DictConfig, command: str, in_full: bool) -> None:
+    """Tell which jobs a launch has, how far they have come, and how long the rest will take."""
+    label, _, folder = _place(config, command)
+    Console().jobs(listed(config, folder, label), in_full)
+
+
+def _place(config: DictConfig, command: str) -> tuple[str, str, Path]:
+    """Label, key and folder of a multirun."""
+    choices = _choices(config)
+    label = choices.get("sweeps") or choices.get("experiment") or command
+    key = _key(config, command, _overrides(config))
+    return label, key, (Path(config.hydra.sweep.dir) / f"{label}-{key[:8]}").absolute()
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    """What the command line says about the runs."""
+    return [o for o in config.hydra.overrides.task if not record.is_place(key_of(o))]
+
+
+def _heading(config: DictConfig) -> str:
+    """Title and question in Markdown; empty where the preset has none."""
+    study = config.study
+    return "".join(
+        f"{text}\n\n" for text in (study.title and f"# {study.title}", study.question) if text
+    )
+
+
+def swept_of(sweep_dir: Path) -> list[str]:
+    """The keys that the multirun in a folder sweeps."""
+    return list(_read(sweep_dir).get("swept", []))
 
 
 def parent_of(sweep_dir: Path) -> str:
@@ -124,7 +168,7 @@ def end(multirun: Multirun, how: End) -> Count:
     tracker = multirun.tracker
     tracker.tags({"multirun": str(count)})
     try:
-        _aggregate(tracker, _told(records))
+        _aggregate(multirun)
     finally:
         if not tracker.finish("FAILED" if how == "FINISHED" and count.failed else how):
             Console().warn(
@@ -163,32 +207,30 @@ def _close(multirun: Multirun, folder: Path, one: record.Record) -> None:
         dataclasses.replace(one, unsent=not tracker.finish(one.status)).write(folder)
 
 
-def _aggregate(tracker: Tracker, told: Sequence[tuple[Mapping[str, Any], str]]) -> None:
-    """Write table and figure over seeds, and of several conditions how their trainings went.
-
-    Args:
-        tracker: of the parent run.
-        told: the finished jobs' summaries and conditions.
-    """
-    frame = pd.DataFrame([row for one in told for row in seeds.rows_of(*one)])
-    if frame.empty:
+def _aggregate(multirun: Multirun) -> None:
+    """Write tables and figures over seeds, and of several conditions how their trainings went."""
+    tracker, found = multirun.tracker, studies.from_folder(multirun.folder)
+    rows = found.criteria
+    if rows.empty:
         return
-    table = seeds.aggregate(frame)
-    tracker.table("seeds", frame)
+    table = seeds.aggregate(rows)
+    tracker.table("seeds", rows)
     tracker.table("aggregate", table)
     text = seeds.as_text(table)
-    runs = race.table(race.found(race.row_of(*one) for one in told))
+    told = found.finished.set_index("run_id")["condition"]
+    runs = race.table(race.found(race.row_of(found.summaries[str(i)], c) for i, c in told.items()))
     if runs is not None:
         tracker.table("race", runs)
         text += f"\n{race.as_text(runs)}"
     tracker.text("aggregate.md", text)
-    tracker.tags({"mlflow.note.content": text})  # what the interface shows first
+    heading = f"# {found.title}\n\n{found.question}\n\n" if found.question else ""
+    tracker.tags({"mlflow.note.content": heading + text})  # what the interface shows first
     if table["condition"].nunique() == 1:
         shown = table.set_index("criterion")[["log_ratio", "low", "high", "median"]]
         numbers = shown.to_dict("index").items()
         flat = {f"seeds.{name}.{key}": v for name, row in numbers for key, v in row.items()}
-        tracker.metrics(flat, frame["run_id"].nunique())
-    tracker.figure("seeds", seeds.figure(frame, table))
+        tracker.metrics(flat, rows["run_id"].nunique())
+    tracker.figure("seeds", seeds.figure(rows, table))
 
 
 def _records(folder: Path) -> dict[Path, record.Record]:
@@ -211,42 +253,10 @@ def _count(records: Mapping[Path, record.Record], launched: float) -> Count:
     return Count(done, len(finished) - done, failed, unfinished)
 
 
-def _told(records: Mapping[Path, record.Record]) -> list[tuple[Mapping[str, Any], str]]:
-    """Summaries of the finished jobs, and what tells each apart besides its meta-seed."""
-    conditions = _conditions([one.overrides for one in records.values()])
-    return [
-        (_summary(path), condition)
-        for (path, one), condition in zip(records.items(), conditions, strict=True)
-        if one.status == "FINISHED"
-    ]
-
-
-def _summary(folder: Path) -> Mapping[str, Any]:
-    """summary.json of a run; of one that was not evaluated, what its checkpoint says."""
-    path = folder / "summary.json"
-    if path.is_file():
-        return dict(json.loads(path.read_text()))
-    about = json.loads((folder / "checkpoint" / "rule.json").read_text())["about"]
-    told = {name: about[name] for name in ("validations", "validated") if name in about}
-    return {"run_id": about["run_id"], "seed": about["seed"], "selection": about, **told}
-
-
-def _conditions(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """What tells the jobs apart besides their seed, e.g. "optimizee.hidden_units=40"."""
-    kept = [[o for o in one if _key_of(o) != UNIT] for one in overrides]
-    common = set.intersection(*map(set, kept)) if kept else set()
-    return [" ".join(o for o in one if o not in common) for one in kept]
-
-
 def _read(folder: Path) -> dict[str, Any]:
     """sweep.json, empty before the first launch."""
     path = folder / FILE
     return dict(json.loads(path.read_text())) if path.is_file() else {}
-
-
-def _key_of(override: str) -> str:
-    """The key of an override."""
-    return override.partition("=")[0].lstrip("+~")
 
 
 def _key(config: DictConfig, command: str, overrides: Sequence[str]) -> str:
@@ -262,6 +272,11 @@ def config_dirs(hydra: Any) -> list[str]:
     """Folders that were given by --config-dir, from the node `hydra` of a config."""
     found = hydra.runtime.config_sources
     return [str(one.path) for one in found if one.provider == "command-line"]
+
+
+def _shown(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as one column each."""
+    return {k: " ".join(v) if isinstance(v, list) else str(v) for k, v in values.items()}
 
 
 def _choices(config: DictConfig) -> dict[str, str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import l2l_exp
 from l2l_exp import checkpoint
-from l2l_exp.tracking.trained import folder_of
 
 PACKAGE = Path(l2l_exp.__file__).parent
 ARITHMETIC = ("torch", "numpy")
@@ -82,7 +81,7 @@ def _parameters(node: Mapping[str, Any]) -> list[Path]:
 
     Of a multirun whose member is not known, as before its seeds are dealt out, those of all.
     """
-    folder = folder_of(str(node["source"]))
+    folder = checkpoint.folder_of(str(node["source"]))
     if folder is None:
         return []
     with suppress(checkpoint.CheckpointError):  # told where the rule is built

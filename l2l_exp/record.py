@@ -48,6 +48,7 @@ class Record:
         unsent: the store lacks something that lies in the folder.
         seconds: spent, in all launches that could still say so.
         ended: seconds since 1970, None while it runs.
+        commit: of the code, where that is known; with a "+" if the tree was changed.
     """
 
     command: str
@@ -64,6 +65,7 @@ class Record:
     unsent: bool = False
     seconds: float = 0.0
     ended: float | None = None
+    commit: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write run.json, whole or not at all."""

@@ -32,10 +32,11 @@ class Row(NamedTuple):
 ZERO = ("optimizees", "optimizers", "examples")
 TWO = (
     "meta", "evaluation", "reference", "tuning", "comparison", "statistics", "checkpoint",
-    "provenance", "state", "files", "errors", "microscope",
+    "provenance", "state", "files", "errors", "nested", "microscope",
 )  # fmt: skip
 EDGE_MODULES = (
-    "config", "cli", "console", "jobs", "record", "resume", "multirun", "hooks", "signals",
+    "config", "cli", "console", "jobs", "joblist", "record", "resume", "multirun", "hooks",
+    "signals",
 )  # fmt: skip
 CORE = (*ZERO, "unroll", *TWO)
 ARRAYS = frozenset({"torch", "numpy"})

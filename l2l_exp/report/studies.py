@@ -144,25 +144,45 @@ def by_step(curves: pd.DataFrame) -> pd.DataFrame:
     """Means and quartiles over problems, of a table that `frames.curves` made.
 
     Returns:
-        One row per rule, learning rate and step: `rule`, `kind`, `tuned_for`, `lr`, `step`, `n`,
-        and of each of MEASURES that was taken its mean and quartiles.
+        One row per rule, learning rate and step: `schema_version`, `rule`, `kind`, `tuned_for`,
+        `lr`, `step`, `n`, and of each of MEASURES that was taken its mean and quartiles.
     """
     keys = ["rule", "kind", "tuned_for", "lr", "step"]
     parts = []
     for names, part in curves.groupby(keys[:3], observed=True, sort=False):
         n = part["problem"].nunique()
         part = part.sort_values(["step", "problem"], kind="stable")
-        table = {"step": part["step"].to_numpy()[::n], "n": n}
+        table: dict[str, Any] = {"schema_version": frames.SCHEMA_VERSION}
+        table |= {"step": part["step"].to_numpy()[::n], "n": n}
         for measure in MEASURES:
             values = part[measure].to_numpy(dtype=np.float64).reshape(-1, n)
             table |= _spread(measure, values)
         rule, kind, tuned_for = map(str, names)
         told = pd.DataFrame(table).assign(lr=part["lr"].iloc[0], rule=rule, kind=kind)
         parts.append(told.assign(tuned_for=tuned_for))
-    columns = [*keys, "n", *(f"{m}_{q}" for m in MEASURES for q in ("mean", *dict(QUANTILES)))]
+    columns = [
+        "schema_version",
+        *keys,
+        "n",
+        *(f"{m}_{q}" for m in MEASURES for q in ("mean", *dict(QUANTILES))),
+    ]
     if not parts:
         return pd.DataFrame(columns=columns)
     return pd.concat(parts, ignore_index=True).reindex(columns=columns)
+
+
+def medians(steps: pd.DataFrame) -> dict[int, dict[str, float]]:
+    """Median losses over problems as metrics: step -> {"curve.adam": loss, ...}.
+
+    Args:
+        steps: as `by_step` makes it; of a baseline the run tuned for the final loss is taken.
+    """
+    judged = steps["tuned_for"].map(lambda names: names == "" or "final" in str(names).split("+"))
+    found: dict[int, dict[str, float]] = {}
+    shown = steps[judged.to_numpy(dtype=bool)]
+    for step, rule, loss in zip(shown["step"], shown["rule"], shown["loss_median"], strict=True):
+        found.setdefault(int(step), {})[f"curve.{rule}"] = float(loss)
+    return found
 
 
 def _spread(measure: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
@@ -186,6 +206,7 @@ def _steps(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:
             return None
         table = run.curves()
         table = table if "loss_median" in table else by_step(table)
+        table = table.drop(columns="schema_version")
         return table.assign(run_id=run.run_id, seed=run.seed, condition=condition)
 
     with ThreadPoolExecutor(4) as pool:

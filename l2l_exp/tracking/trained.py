@@ -1,17 +1,13 @@
 """A rule that was trained before, wherever it lies."""
 
-import glob
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from l2l_exp import checkpoint
 from l2l_exp.nested import contains, flatten
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.tracking.store import Store
-
-SWEEPS = "multirun"
 
 
 def trained_rule(
@@ -40,7 +36,7 @@ def trained_rule(
             "optimizer.source is not set: give a run id, a checkpoint folder, or the name of a "
             "preset that was run here"
         )
-    path = folder_of(source)
+    path = checkpoint.folder_of(source)
     if path is not None:
         return checkpoint.load(checkpoint.locate(path, seed, where))
     if os.sep in source or uri is None:
@@ -52,16 +48,6 @@ def trained_rule(
     if members:
         source = _member(source, members, seed, where or {})
     return checkpoint.load(store.artifact(source, checkpoint.FOLDER))
-
-
-def folder_of(source: str) -> Path | None:
-    """The folder that a source means: itself, or the latest multirun of a preset's name."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    found = [one.parent for one in Path(SWEEPS).glob(f"{glob.escape(source)}-*/sweep.json")]
-    found = [one for one in found if one.name.rpartition("-")[0] == source]
-    return max(found, key=lambda one: (one / "sweep.json").stat().st_mtime, default=None)
 
 
 def _member(
