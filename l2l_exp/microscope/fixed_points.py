@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l2l_exp.evaluation import Floats
-from l2l_exp.microscope.probe import copied, in_double
+from l2l_exp.microscope.probe import in_double
 from l2l_exp.optimizees.spec import ParamSpec
 from l2l_exp.optimizers.base import LearnedOptimizer, Observation, State, map_state, state_tensors
 from l2l_exp.optimizers.baseline import at_one_rate
@@ -134,8 +134,9 @@ class _Walk:
         both = torch.cat([here + nudges, here - nudges], dim=1)  # (D, 2 D)
         if not len(here):
             return np.zeros(0), np.zeros((0, 0))
-        states = _unpacked(copied(self.rule, state, both.shape[1]), both)
-        after = _packed(self.rule.step(self.seen(both.shape[1]), states)[1])
+        count = both.shape[1]
+        copies = self.rule.take(state, torch.zeros(count, dtype=torch.int64))
+        after = _packed(self.rule.step(self.seen(count), _unpacked(copies, both))[1])
         above, below = after.chunk(2, dim=1)
         jacobian = (above - below) / (2 * nudges.diag())
         return here[moving, 0].numpy(), jacobian[moving][:, moving].numpy()

@@ -214,22 +214,14 @@ def propose(
     Returns:
         (G,) the updates.
     """
-    if rule.coupling == "none":  # others do not matter
-        index = torch.tensor([coordinate], device=seen.grad.device)
-        seen, state, coordinate = seen.take(index, "none"), rule.take(state, index), 0
-    count = len(gradients)
-    grad = seen.grad.repeat(count, 1)
-    grad[:, coordinate] = gradients
-    copies = seen._replace(
-        grad=grad, theta=seen.theta.repeat(count, 1), loss=seen.loss.repeat(count)
-    )
-    update, _ = rule.step(copies, copied(rule, state, count))
-    return update[:, coordinate].double().cpu().numpy()
-
-
-def copied(rule: LearnedOptimizer, state: State, count: int) -> State:
-    """The state of one problem as that of `count` equal ones."""
-    return rule.map_problems(lambda axis, x: x.repeat_interleave(count, axis), state)
+    count, alone = len(gradients), rule.coupling == "none"  # then other coordinates do not matter
+    index = torch.full((count,), coordinate if alone else 0, device=seen.grad.device)
+    copies, states = seen.take(index, rule.coupling), rule.take(state, index)
+    grad = copies.grad.clone()
+    place = 0 if alone else coordinate
+    grad[:, place] = gradients
+    update, _ = rule.step(copies._replace(grad=grad), states)
+    return update[:, place].double().cpu().numpy()
 
 
 def history(kind: str, steps: int, size: float = 1.0, seed: int = 0) -> Floats:
