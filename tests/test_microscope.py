@@ -93,8 +93,6 @@ def test_sgd_answers_each_gradient_alone():
     gradients = np.array([[1.0, -2.0], [3.0, 0.5], [0.0, 1e-9]])
     found = microscope.respond(sgd(), gradients)
     np.testing.assert_allclose(found, -LR * gradients, rtol=1e-12, atol=1e-15)
-        microscope.respond(sgd(), gradients), -LR * gradients, rtol=1e-12, atol=1e-15
-    )
 
 
 @both_momenta

@@ -1,9 +1,10 @@
 """The look of figures of several rules: lines told apart by colour and dashes, legends, axes."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, Final, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +19,20 @@ from l2l_exp.report.style import LEARNED_COLOR, STYLE
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 GREYS = (LEARNED_COLOR, "0.42", "0.66")
 LEARNED = "learned"
+WIDTH = 6.9
+"""Inches: two columns of a paper, at whose size the text can be read."""
+PRINT: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        **STYLE,
+        "font.size": 7,
+        "axes.titlesize": 7.5,
+        "axes.labelsize": 7.5,
+        "legend.fontsize": 7,
+        "legend.edgecolor": "none",
+        "figure.titlesize": 8,
+        "axes.linewidth": 0.6,
+    }
+)
 
 
 def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -32,33 +47,29 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     looks = {}
     for place, name in enumerate(learned):
         color, dashes = GREYS[place % len(GREYS)], DASHES[place % len(DASHES)]
-        looks[name] = {"color": color, "linestyle": dashes, "linewidth": 1.4, "zorder": 3}
+        looks[name] = {"color": color, "linestyle": dashes, "linewidth": 1.2, "zorder": 3}
     for place, name in enumerate(others):
         dashes = DASHES[(place + bool(learned)) % len(DASHES)]
-        looks[name] = {"color": palette[place], "linestyle": dashes, "linewidth": 1.1, "zorder": 2}
+        looks[name] = {"color": palette[place], "linestyle": dashes, "linewidth": 0.9, "zorder": 2}
     return {name: looks[name] | {"label": name} for name in names}
 
 
 @contextmanager
 def sheet(width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, in the style of all figures."""
-    with mpl.rc_context(cast(Any, STYLE)):
+    """A figure of so many inches, in the style of print."""
+    with mpl.rc_context(cast(Any, PRINT)):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
 def beside(axes: Axes) -> None:
     """Put the legend of a panel to its right."""
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, edgecolor="none", fontsize=8
-    )
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
 
 
 def below(figure: Figure, axes: Axes, columns: int) -> None:
     """Put the legend of one panel below all of them."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, edgecolor="none", fontsize=8
-    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def zero(axes: Axes) -> None:
@@ -72,9 +83,8 @@ def two_sided(axes: Axes, values: Floats) -> None:
     smallest, largest = sizes.min(), sizes.max()
     axes.set_xscale("symlog", linthresh=smallest, linscale=1)
     axes.set_xlim(values.min(), values.max())
-    decades = np.arange(np.floor(np.log10(largest)), np.log10(smallest), -1)
-    shown = 10.0 ** decades[:: max(1, math.ceil(len(decades) / 2))]
-    axes.set_xticks([*-shown, 0, *shown[::-1]])
+    shown = 10.0 ** np.floor(np.log10(largest) - 0.5)
+    axes.set_xticks([-shown, 0, shown])
     axes.xaxis.set_major_formatter(FuncFormatter(_power))
     axes.xaxis.set_minor_locator(NullLocator())
 

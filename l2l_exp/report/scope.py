@@ -18,7 +18,7 @@ from l2l_exp.microscope import (
     Stability,
     sgd_variance,
 )
-from l2l_exp.report.looks import below, beside, looks_of, sheet, two_sided, zero
+from l2l_exp.report.looks import WIDTH, below, beside, looks_of, sheet, two_sided, zero
 from l2l_exp.report.style import plain_log_ticks
 
 TIMES = "cividis"
@@ -45,7 +45,7 @@ def answers(
     """
     rules, histories = list(found), list(next(iter(found.values())))
     colors = mpl.colormaps[TIMES](np.linspace(0, 0.85, len(times)))
-    with sheet(2.6 * len(histories) + 1.4, 2.1 * len(rules) + 0.6) as drawn:
+    with sheet(WIDTH, 1.35 * len(rules) + 0.6) as drawn:
         axes = drawn.subplots(len(rules), len(histories), sharex=True, squeeze=False)
         for row, rule in zip(axes, rules, strict=True):
             for panel, name in zip(row, histories, strict=True):
@@ -56,10 +56,10 @@ def answers(
                 two_sided(panel, gradients)
             row[0].set_ylabel(f"update of {rule}")
         for panel, name in zip(axes[0], histories, strict=True):
-            panel.set_title(f"{name} gradients before", fontsize=9)
+            panel.set_title(f"{name} gradients before")
         for panel in axes[-1]:
             panel.set_xlabel("gradient")
-        beside(axes[0, -1])
+        below(drawn, axes[0, 0], len(times))
     return drawn
 
 
@@ -75,7 +75,7 @@ def impulses(found: Mapping[str, Impulse]) -> Figure:
     """
     sizes = next(iter(found.values())).sizes
     looks = looks_of(list(found))
-    with sheet(3.4 * len(sizes) + 0.4, 3.2) as drawn:
+    with sheet(WIDTH, 1.9 + 0.13 * len(found)) as drawn:
         for place, axes in enumerate(drawn.subplots(1, len(sizes), sharey=True, squeeze=False)[0]):
             for rule, one in found.items():
                 response = one.responses[:, place]
@@ -84,12 +84,9 @@ def impulses(found: Mapping[str, Impulse]) -> Figure:
                 shown = response / largest if largest > 0 else response
                 axes.plot(np.arange(len(shown)), shown, **looks[rule] | {"label": told})
             zero(axes)
-            axes.set(xscale="symlog", xlabel="steps after the gradient", xlim=(0, len(shown) - 1))
-            axes.set_title(f"one gradient of {sizes[place]:g}", fontsize=9)
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.legend(
-                fontsize=7, edgecolor="none", loc="upper center", bbox_to_anchor=(0.5, -0.2)
-            )
+            axes.set(xlabel="steps after the gradient", xlim=(0, len(shown) - 1))
+            axes.set_title(f"one gradient of {sizes[place]:g}")
+            axes.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.3), borderaxespad=0)
             if not place:
                 axes.set_ylabel("change of the update,\nover the largest")
     return drawn
@@ -106,7 +103,7 @@ def spectra(found: Mapping[str, FixedPoint]) -> Figure:
         lies in the plane on the circle neither grows nor fades.
     """
     looks = looks_of(list(found))
-    with sheet(8.6, 3.8) as drawn:
+    with sheet(WIDTH, 3.2) as drawn:
         plane, order = drawn.subplots(1, 2)
         turn = np.linspace(0, 2 * np.pi, 200)
         plane.plot(np.cos(turn), np.sin(turn), color="0.5", linewidth=0.8)
@@ -120,10 +117,10 @@ def spectra(found: Mapping[str, FixedPoint]) -> Figure:
             times = np.maximum(one.time_constants, FASTEST)
             order.plot(np.arange(1, 1 + len(times)), times, linewidth=0.7, label=label, **style)
         plane.set(aspect="equal", xlabel="real part", ylabel="imaginary part")
-        plane.set_title("eigenvalues of the state's map", fontsize=9)
+        plane.set_title("eigenvalues of the state's map")
         order.set(xscale="log", yscale="log", xlabel="mode, slowest first")
         order.set_ylabel("time constant (steps)")
-        order.set_title(f"steps to fall to 1/e; below {FASTEST:g}: drawn there", fontsize=9)
+        order.set_title(f"steps to fall to 1/e; below {FASTEST:g}: drawn there")
         for axis in (order.xaxis, order.yaxis):
             plain_log_ticks(axis)
         below(drawn, order, 2)
@@ -133,7 +130,7 @@ def spectra(found: Mapping[str, FixedPoint]) -> Figure:
 def drifts(found: Mapping[str, Floats]) -> Figure:
     """Draw updates while every gradient is 0: rule -> (T,), from the zero state."""
     looks = looks_of(list(found))
-    with sheet(5.2, 3.0) as drawn:
+    with sheet(0.7 * WIDTH, 2.1) as drawn:
         axes = drawn.subplots()
         for rule, updates in found.items():
             axes.plot(np.arange(len(updates)), updates, **looks[rule])
@@ -157,7 +154,7 @@ def stabilities(found: Mapping[str, Stability], sgd: Mapping[str, float] | None 
     """
     one = next(iter(found.values()))
     looks = looks_of(list(found))
-    with sheet(3.3 * len(one.noises) + 0.3, 3.5) as drawn:
+    with sheet(WIDTH, 2.9) as drawn:
         panels = drawn.subplots(1, len(one.noises), sharey=True, squeeze=False)[0]
         for place, axes in enumerate(panels):
             for rule, each in found.items():
@@ -177,15 +174,17 @@ def stabilities(found: Mapping[str, Stability], sgd: Mapping[str, float] | None 
                 axes.plot(one.curvatures, np.where(spread > 0, spread, np.nan), **exact)
             axes.axhline(abs(one.start), color="0.6", linewidth=0.6, zorder=0)
             axes.set(xscale="log", yscale="log", xlabel="curvature h")
-            axes.set_title(f"gradient noise {one.noises[place]:g}", fontsize=9)
+            axes.set_title(f"gradient noise {one.noises[place]:g}")
         panels[0].set_ylabel("rms distance from the minimum")
         for axes in panels:
-            axes.set_ylim(bottom=max(axes.get_ylim()[0], NEAREST * abs(one.start)))
+            low, high = axes.dataLim.intervaly
+            nearest = NEAREST * abs(one.start)
+            axes.set_ylim(max(low / 2, nearest), max(2 * high, 100 * nearest))
             plain_log_ticks(axes.xaxis)
             plain_log_ticks(axes.yaxis)
         drawn.suptitle(
             f"f = h theta² / 2 from theta = {one.start:g} (grey line), n = {one.repetitions} draws "
-            f"of the noise; x diverged, o still growing", fontsize=9,
+            f"of the noise; x diverged, o still growing",
         )  # fmt: skip
         below(drawn, panels[0], 4)
     return drawn
@@ -194,7 +193,7 @@ def stabilities(found: Mapping[str, Stability], sgd: Mapping[str, float] | None 
 def scales(found: Mapping[str, ScaleResponse]) -> Figure:
     """Draw sizes of updates against factors on the gradients: rule -> response."""
     looks = looks_of(list(found))
-    with sheet(5.6, 3.2) as drawn:
+    with sheet(0.7 * WIDTH, 2.3) as drawn:
         axes = drawn.subplots()
         for rule, one in found.items():
             told = {"label": f"{rule}: slope {one.slope:.3f}"}
@@ -209,7 +208,7 @@ def rates(found: EffectiveRates) -> Figure:
     """Draw the learning rates that updates amount to, and how much of them these say."""
     rules = list(found.rates)
     looks = looks_of(rules)
-    with sheet(8.6, 3.2) as drawn:
+    with sheet(WIDTH, 2.5) as drawn:
         rate, cosine = drawn.subplots(1, 2)
         for rule in rules:
             steps = np.arange(len(found.rates[rule]))
@@ -217,9 +216,9 @@ def rates(found: EffectiveRates) -> Figure:
             rate.plot(steps, positive, **looks[rule])
             cosine.plot(steps, found.cosines[rule], **looks[rule])
         rate.set(yscale="log", xlabel="inner step", ylabel="effective learning rate")
-        rate.set_title("slope of -update on the gradient (gaps: below 0)", fontsize=9)
+        rate.set_title("slope of -update on the gradient (gaps: below 0)")
         cosine.set(xlabel="inner step", ylabel="cosine")
-        cosine.set_title("of -update with the gradient", fontsize=9)
+        cosine.set_title("of -update with the gradient")
         zero(cosine)
         plain_log_ticks(rate.yaxis)
         below(drawn, cosine, 4)
@@ -235,8 +234,8 @@ def memories(found: Mapping[str, MemoryFit]) -> Figure:
         ("|M H - I| / |I|", lambda fit: fit.identity_error, "relative error"),
         ("M g with Newton's direction", lambda fit: fit.direction, "cosine"),
     )
-    with sheet(12.4, 3.3) as drawn:
-        panels = drawn.subplots(1, len(measures))
+    with sheet(WIDTH, 4.2) as drawn:
+        panels = drawn.subplots(2, 2, sharex=True).ravel()
         for axes, (title, measure, label) in zip(panels, measures, strict=True):
             for rule, fit in found.items():
                 low, middle, high = np.quantile(measure(fit), (0.25, 0.5, 0.75), axis=1)
@@ -244,13 +243,15 @@ def memories(found: Mapping[str, MemoryFit]) -> Figure:
                 axes.fill_between(
                     fit.steps, low, high, color=looks[rule]["color"], alpha=0.13, lw=0
                 )
-            axes.set(xlabel="inner step", ylabel=label)
-            axes.set_title(title, fontsize=9)
+            axes.set(ylabel=label)
+            axes.set_title(title)
             if label == "relative error":
                 axes.set_yscale("log")
                 plain_log_ticks(axes.yaxis)
+        for axes in panels[2:]:
+            axes.set_xlabel("inner step")
         n = next(iter(found.values())).loss.shape[1]
-        drawn.suptitle(f"median and quartiles over n = {n} problems", fontsize=9)
+        drawn.suptitle(f"median and quartiles over n = {n} problems")
         below(drawn, panels[0], 4)
     return drawn
 

@@ -1,7 +1,7 @@
 """The updates of a rule on its own trajectory: their table, and the figure of it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,8 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from l2l_exp.microscope import Followed, Proposals
-from l2l_exp.report.looks import looks_of
-from l2l_exp.report.style import STYLE
+from l2l_exp.report.looks import WIDTH, looks_of, sheet
 
 FOLLOWED, PROPOSED = "followed", "proposed"
 COLUMNS = (
@@ -75,18 +74,16 @@ def figure(table: pd.DataFrame) -> Figure:
     swept = [rule for rule in rules if rule == rules[0] or _remembers(table, rule)]
     coordinates = list(dict.fromkeys(table["coordinate"]))[:MOST_COORDINATES]
     steps = _spread(sorted(table.loc[table["what"] == PROPOSED, "step"].unique()))
-    with mpl.rc_context(cast(Any, STYLE)):
-        size = (2.2 + 2.2 * len(coordinates), 0.9 + 1.55 * (2 + len(swept)))
-        drawn = Figure(figsize=size, layout="constrained")
+    with sheet(min(WIDTH, 1.9 + 1.5 * len(coordinates)), 0.6 + 1.15 * (2 + len(swept))) as drawn:
         axes = drawn.subplots(2 + len(swept), len(coordinates), squeeze=False)
         for column, coordinate in zip(axes.T, coordinates, strict=True):
             rows = table[table["coordinate"] == coordinate]
             _over_steps(column[0], column[1], rows[rows["what"] == FOLLOWED], rules)
-            column[0].set_title(str(rows["label"].iloc[0]), fontsize=9)
+            column[0].set_title(str(rows["label"].iloc[0]), y=1.15)
             for panel, rule in zip(column[2:], swept, strict=True):
                 mine = rows[(rows["what"] == PROPOSED) & (rows["rule"] == rule)]
                 _against_gradient(panel, mine, steps)
-            column[-1].set_xlabel("gradient")
+            column[-1].set_xlabel("gradient", loc="left")
         labels = ["gradient", "update", *(f"update of\n{rule}" for rule in swept)]
         for panel, label in zip(axes[:, 0], labels, strict=True):
             panel.set_ylabel(label)
@@ -94,7 +91,6 @@ def figure(table: pd.DataFrame) -> Figure:
         seeds = ", ".join(map(str, table["seed"].unique()))
         drawn.suptitle(
             f"updates along the trajectory of {rules[0]} (meta-seed {seeds}), one test problem",
-            fontsize=10,
         )
     return drawn
 
@@ -147,9 +143,9 @@ def _few_ticks(axes: Axes) -> None:
         formatter = ScalarFormatter(useMathText=True)
         formatter.set_powerlimits((-2, 3))
         axis.set_major_formatter(formatter)
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=6)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_offset_text().set_fontsize(7)
+        axis.get_offset_text().set_fontsize(6)
 
 
 def _legends(over_steps: Axes, swept: Axes, rules: Sequence[str], steps: Sequence[int]) -> None:
@@ -165,7 +161,6 @@ def _legends(over_steps: Axes, swept: Axes, rules: Sequence[str], steps: Sequenc
     for axes, handles in ((over_steps, lines), (swept, marks)):
         axes.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.05), borderaxespad=0,
-            edgecolor="none", fontsize=8,
         )  # fmt: skip
 
 
