@@ -314,3 +314,43 @@ def test_a_server_that_dies_in_the_middle_of_a_run_and_comes_back(tmp_path, monk
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+@pytest.mark.slow  # a minute: an MLflow server, and four processes that share it
+@pytest.mark.timeout(400)
+def test_a_server_takes_a_multirun_of_four_processes(tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("L2L_CACHE", str(tmp_path / "cache"))
+    port = free_port()
+    server = serve(tmp_path, port)
+    try:
+        outcome = subprocess.run(
+            [
+                Path(sys.executable).with_name("l2l-train"), "sweeps=fig4_quadratic",
+                "smoke=training", "seed=0,1,2,3,4,5,6,7", "hydra/launcher=joblib",
+                "hydra.launcher.n_jobs=4", f"tracking.uri=http://127.0.0.1:{port}",
+            ],
+            cwd=tmp_path, text=True, capture_output=True, timeout=300,
+        )  # fmt: skip
+        assert outcome.returncode == 0, outcome.stderr
+        client = MlflowClient(f"http://127.0.0.1:{port}")
+        runs = client.search_runs(["1"])
+        (parent,) = (run for run in runs if run.data.tags.get("sweeps"))
+        children = [run for run in runs if run is not parent]
+        owner = {run.data.tags["mlflow.parentRunId"] for run in children}
+        assert owner == {parent.info.run_id}
+        assert sorted(run.data.params["seed"] for run in children) == list("01234567")
+        for run in (*children, parent):
+            assert run.info.status == "FINISHED"
+        for run in children:
+            names = {a.path for a in client.list_artifacts(run.info.run_id)}
+            assert {"summary.json", "curves.parquet", "steps.parquet", "checkpoint"} <= names
+            history = client.get_metric_history(run.info.run_id, "curve.learned")
+            assert [m.step for m in history] == list(range(9))
+        table = {a.path for a in client.list_artifacts(parent.info.run_id)}
+        assert {"aggregate.parquet", "seeds.png", "sweep.json"} <= table
+        assert "Figure 4" in parent.data.tags["mlflow.note.content"]
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -14,6 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from l2l_exp.cli import OUR_OPTIONS
 from l2l_exp.config import register, shipped
 
 ROOT = Path(__file__).parent.parent
@@ -27,11 +28,14 @@ README = "\n".join(
         "docs/estimators.md",
         "docs/training.md",
         "docs/drop_in.md",
+        "docs/studies.md",
+        "sweeps/README.md",
     )
 )
 COMMANDS = ("l2l-train", "l2l-evaluate")
 KNOWN = (*COMMANDS, "make", "git", "cd", "mlflow", "pip", "uv", "python", "python3", "source",
-         "export", "mkdir", "cp", "cat", "ls", "pytest", "nvidia-smi", "conda")  # fmt: skip
+         "export", "mkdir", "cp", "cat", "ls", "pytest", "nvidia-smi", "conda", "tmux",
+         "l2l-report")  # fmt: skip
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z_0-9]*=\S*$")
 
 
@@ -70,7 +74,7 @@ def shipped_option(group: str, option: str) -> bool:
 def composes(words: list[str]) -> None:
     """Compose a command line as Hydra would; of a sweep the first value of every key."""
     entry = words[0].removeprefix("l2l-")
-    arguments = get_args_parser().parse_args([w for w in words[1:] if w != "--debug"])
+    arguments = get_args_parser().parse_args([w for w in words[1:] if w not in OUR_OPTIONS])
     chosen = []
     for override in OverridesParser.create().parse_overrides(arguments.overrides):
         text = override.input_line
