@@ -309,6 +309,7 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
     tracker.metrics({f"cost.{name}": value for name, value in cost.items()}, progress.episode)
     if field is not None:
         extra = {"cost": cost, "selection": _selection(plan, progress), **told}
+        extra["trained_horizon"] = known["horizon"]
         _compare(job, optimizee, rule, field, tracker, seed, extra)
 
 
@@ -326,7 +327,9 @@ def _prepare_evaluation(job: Job) -> Work:
     _check_fit(rule, optimizee)
     field = _field(job.cfg, optimizee)
     seed = int(rule.about.get("seed", job.cfg.seed))  # the meta-seed is the rule's own
-    extra = {"source": job.cfg.optimizer.get("source")}
+    extra = {
+        "source": job.cfg.optimizer.get("source"), "trained_horizon": rule.about.get("horizon"),
+    }  # fmt: skip
 
     def work(tracker: Tracker) -> None:
         _compare(job, optimizee, rule, field, tracker, seed, extra)
@@ -378,7 +381,9 @@ def _compare(
             ruled = [learned, *others[: len(field.baselines)]]
             shown = gallery(optimizee, rules, ruled, field.protocol, announce)
             tracker.figure("pictures", pictures(shown))
-    about = {"run_id": tracker.run_id, **job.choices, "seed": seed}
+    about = {
+        "run_id": tracker.run_id, **job.choices, "seed": seed, "size": optimizee.spec.size,
+    }  # fmt: skip
     contenders = learned, others[: len(field.baselines)], others[len(field.baselines) :]
     summary = summarize(about, *contenders) | dict(extra)
     table = frames.curves(tracker.run_id, seed, *contenders)

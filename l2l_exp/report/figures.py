@@ -6,11 +6,10 @@ from typing import Any, cast
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from l2l_exp.report.style import CRITERION_LABELS, LEARNED_COLOR, STYLE, plain_log_ticks
+from l2l_exp.report.style import CRITERION_LABELS, LEARNED_COLOR, STYLE, looks, plain_log_ticks
 from l2l_exp.report.summary import subject
 
 BAND_ALPHA = 0.15
@@ -71,7 +70,7 @@ def _colors(table: pd.DataFrame) -> dict[str, Any]:
         list(table.loc[table["kind"] == kind, "rule"].unique())
         for kind in ("learned", "baseline", "reference")
     )
-    palette = sns.color_palette("colorblind", max(1, len(baselines)))
+    palette = [look.color for look in looks(baselines).values()]
     greys = map(str, np.linspace(0.35, 0.65, max(2, len(references))).round(2))
     return {
         **dict.fromkeys(learned, LEARNED_COLOR),

@@ -8,16 +8,13 @@ from typing import Any, Final, cast
 
 import matplotlib as mpl
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from l2l_exp.evaluation import Floats
-from l2l_exp.report.style import LEARNED_COLOR, STYLE
+from l2l_exp.report.style import STYLE, looks, rule_looks
 
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
-GREYS = (LEARNED_COLOR, "0.42", "0.66")
 LEARNED = "learned"
 WIDTH = 6.9
 """Inches: two columns of a paper, at whose size the text can be read."""
@@ -38,20 +35,19 @@ PRINT: Final[Mapping[str, Any]] = MappingProxyType(
 def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Name -> settings of its line for matplotlib.
 
-    What is called "learned" (also "learned, meta-seed 1") is black or grey and thick, anything
-    else thin and of a colour that the colour-blind can tell from the others.
+    What is called "learned" (also "learned, meta-seed 1") is thick, the first of them black;
+    baselines are thin, and look as they do in other figures.
     """
     learned = [name for name in names if name.startswith(LEARNED)]
-    others = [name for name in names if name not in learned]
-    palette = sns.color_palette("colorblind", max(1, len(others)))
-    looks = {}
-    for place, name in enumerate(learned):
-        color, dashes = GREYS[place % len(GREYS)], DASHES[place % len(DASHES)]
-        looks[name] = {"color": color, "linestyle": dashes, "linewidth": 1.2, "zorder": 3}
-    for place, name in enumerate(others):
-        dashes = DASHES[(place + bool(learned)) % len(DASHES)]
-        looks[name] = {"color": palette[place], "linestyle": dashes, "linewidth": 0.9, "zorder": 2}
-    return {name: looks[name] | {"label": name} for name in names}
+    others = looks(name for name in names if name not in learned)
+    ours = dict(zip(learned, rule_looks(len(learned)), strict=True))
+    return {
+        name: {
+            "color": look.color, "linestyle": look.line, "label": name,
+            "linewidth": 1.2 if name in ours else 0.9, "zorder": 3 if name in ours else 2,
+        }
+        for name, look in {name: (ours | others)[name] for name in names}.items()
+    }  # fmt: skip
 
 
 @contextmanager

@@ -4,17 +4,22 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from l2l_exp.report import aggregation, frames
+from l2l_exp.statistics import Floats
 
+Bools = npt.NDArray[np.bool_]
 SEED = "seed"
 """The key whose values are repetitions of one condition, not conditions."""
 FILE = "study.json"
+UPDATES = "updates.parquet"
 RUN_COLUMNS = ("run_id", "seed", "condition", "status", "error", "seconds", "commit")
 STEP_KEYS = ("run_id", "seed", "condition", "rule", "kind", "tuned_for", "lr", "step")
 MEASURES = ("loss", "running_mean", *frames.METRICS)
@@ -33,6 +38,7 @@ class Run:
             None of a run that has not finished.
         curves: makes its table (`frames.curves`) of losses by problem and step; None where there
             is none.
+        updates: makes its table of updates (`report.updates.table`); None where there is none.
     """
 
     run_id: str
@@ -44,6 +50,7 @@ class Run:
     error: str | None = None
     seconds: float = 0.0
     commit: str | None = None
+    updates: Callable[[], pd.DataFrame] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Study:
         criteria: one row per run and criterion, as `aggregation.rows_of` makes them.
         summaries: run id -> summary.
         expected: how many runs there should be; None where that is not known.
+        updates: the runs' tables of updates (`report.updates.table`), where they have any.
     """
 
     name: str
@@ -75,6 +83,7 @@ class Study:
     criteria: pd.DataFrame
     summaries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     expected: int | None = None
+    updates: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def keys(self) -> list[str]:
@@ -121,6 +130,7 @@ def study(about: Mapping[str, Any], runs: Sequence[Run], expected: int | None = 
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries={run.run_id: run.summary or {} for run, _ in done},
         expected=expected,
+        updates=_updates(done),
     )
 
 
@@ -148,6 +158,7 @@ def by_step(curves: pd.DataFrame) -> pd.DataFrame:
         `lr`, `step`, `n`, and of each of MEASURES that was taken its mean and quartiles.
     """
     keys = ["rule", "kind", "tuned_for", "lr", "step"]
+    measured = {name: set(curves.loc[curves[name].notna(), "step"]) for name in frames.METRICS}
     parts = []
     for names, part in curves.groupby(keys[:3], observed=True, sort=False):
         n = part["problem"].nunique()
@@ -156,7 +167,7 @@ def by_step(curves: pd.DataFrame) -> pd.DataFrame:
         table |= {"step": part["step"].to_numpy()[::n], "n": n}
         for measure in MEASURES:
             values = part[measure].to_numpy(dtype=np.float64).reshape(-1, n)
-            table |= _spread(measure, values)
+            table |= _spread(measure, values, _taken(table["step"], measured.get(measure), values))
         rule, kind, tuned_for = map(str, names)
         told = pd.DataFrame(table).assign(lr=part["lr"].iloc[0], rule=rule, kind=kind)
         parts.append(told.assign(tuned_for=tuned_for))
@@ -185,9 +196,22 @@ def medians(steps: pd.DataFrame) -> dict[int, dict[str, float]]:
     return found
 
 
-def _spread(measure: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
-    """Mean and quartiles of (steps, problems); NaN where a step was not measured at all."""
-    taken = ~np.isnan(values).all(axis=1)
+def _taken(steps: Any, measured: set[int] | None, values: Floats) -> Bools:
+    """(steps,) whether a measure was taken there: if it was of some rule, NaN of others is a loss.
+
+    Args:
+        steps: of the table.
+        measured: steps at which some rule has a value; None for a measure that is always taken.
+        values: (steps, problems).
+    """
+    if measured is None:
+        return np.ones(len(values), dtype=bool)
+    some = ~np.isnan(values).all(axis=1)
+    return np.isin(steps, sorted(measured)) if some.any() else some
+
+
+def _spread(measure: str, values: Floats, taken: Bools) -> dict[str, Any]:
+    """Mean and quartiles of (steps, problems); NaN where a step was not measured."""
     if not taken.any():
         return {}
     told = {name: np.full(len(values), np.nan) for name in ("mean", *dict(QUANTILES))}
@@ -217,6 +241,12 @@ def _steps(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:
     names = ["run_id", "condition", "rule", "kind", "tuned_for"]
     steps[names] = steps[names].astype("category")
     return steps
+
+
+def _updates(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:
+    """The updates of all runs that recorded any."""
+    tables = [run.updates() for run, _ in done if run.updates is not None]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def from_folder(folder: Path) -> Study:
@@ -259,7 +289,16 @@ def _run(folder: Path) -> Run | None:
         error=record.get("error"),
         seconds=record.get("seconds", 0.0),
         commit=record.get("commit"),
+        updates=partial(pd.read_parquet, folder / UPDATES)
+        if (folder / UPDATES).is_file()
+        else None,
     )
+
+
+def read_updates(folder: Path) -> pd.DataFrame:
+    """The table of updates in a folder; empty where there is none."""
+    path = folder / UPDATES
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -273,7 +312,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def write(study: Study, folder: Path) -> None:
-    """Write a study so that `read` makes the same again: study.json and steps.parquet."""
+    """Write a study so that `read` makes the same again: study.json and tables beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "name": study.name, "title": study.title, "question": study.question,
@@ -282,6 +321,8 @@ def write(study: Study, folder: Path) -> None:
     }  # fmt: skip
     (folder / FILE).write_text(json.dumps(about, indent=1) + "\n")
     study.steps.to_parquet(folder / "steps.parquet", compression="zstd", index=False)
+    if len(study.updates):
+        study.updates.to_parquet(folder / UPDATES, compression="zstd", index=False)
 
 
 def read(folder: Path) -> Study:
@@ -309,6 +350,9 @@ def read(folder: Path) -> Study:
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries=summaries,
         expected=about["expected"],
+        updates=pd.read_parquet(folder / UPDATES)
+        if (folder / UPDATES).is_file()
+        else pd.DataFrame(),
     )
 
 

@@ -1,11 +1,13 @@
 """What the figures share: names, colours, ticks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
 CRITERION_LABELS: Final = MappingProxyType(
@@ -16,6 +18,70 @@ CRITERION_LABELS: Final = MappingProxyType(
     }
 )
 LEARNED_COLOR = "black"
+
+
+class Look(NamedTuple):
+    """How a rule is drawn, in colour and in grey print: colour, dashes of a line, marker."""
+
+    color: str
+    dashes: tuple[float, ...]
+    marker: str
+
+    @property
+    def line(self) -> Any:
+        """The line style, as matplotlib takes it."""
+        return (0, self.dashes) if self.dashes else "-"
+
+
+LEARNED_LOOK = Look(LEARNED_COLOR, (), "o")
+BASELINE_LOOKS: Final = MappingProxyType(  # seaborn's "colorblind", after Okabe and Ito
+    {
+        "sgd": Look("#0173b2", (1, 1.2), "s"),
+        "momentum": Look("#de8f05", (6, 1.5, 1, 1.5), "^"),
+        "nag": Look("#029e73", (4, 1.5), "v"),
+        "rmsprop": Look("#d55e00", (3, 1.2, 1, 1.2, 1, 1.2), "P"),
+        "adam": Look("#cc78bc", (8, 2), "X"),
+        "adam_cosine": Look("#ca9161", (2, 1), "p"),
+        "lbfgs": Look("#56b4e9", (6, 1, 2, 1), "h"),
+    }
+)
+SPARE_LOOKS: Final = (
+    Look("#8a7f00", (5, 2, 1, 2), "<"),
+    Look("#949494", (2, 2), ">"),
+    Look("#e56fb8", (1, 2), "8"),
+)
+"""For baselines of a user's own."""
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Baseline -> look: the same in every figure for those of conf/, in turn for others."""
+    found: dict[str, Look] = {}
+    others = 0
+    for name in names:
+        known = BASELINE_LOOKS.get(name)
+        found[name] = known or SPARE_LOOKS[others % len(SPARE_LOOKS)]
+        others += known is None
+    return found
+
+
+RULE_DASHES: Final = ((), (4, 1.5), (1, 1), (6, 1.5, 1, 1.5), (2, 1), (8, 2))
+RULE_MARKERS: Final = "os^vDPX<>ph*d8"
+
+
+def rule_looks(count: int) -> list[Look]:
+    """Looks of several learned rules in one panel: black, and then lighter and lighter."""
+    shades = [mpl.colormaps["cividis"](share) for share in np.linspace(0.0, 0.85, max(count, 2))]
+    colors = [LEARNED_COLOR, *(to_hex(one) for one in shades[1:])]
+    return [
+        Look(
+            colors[place],
+            RULE_DASHES[place % len(RULE_DASHES)],
+            RULE_MARKERS[place % len(RULE_MARKERS)],
+        )
+        for place in range(count)
+    ]
+
+
 STYLE: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "font.size": 9,
