@@ -206,8 +206,8 @@ def _taken(steps: Any, measured: set[int] | None, values: Floats) -> Bools:
     """
     if measured is None:
         return np.ones(len(values), dtype=bool)
-    some = ~np.isnan(values).all(axis=1)
-    return np.isin(steps, sorted(measured)) if some.any() else some
+    some = np.asarray(~np.isnan(values).all(axis=1))
+    return np.asarray(np.isin(steps, sorted(measured))) if some.any() else some
 
 
 def _spread(measure: str, values: Floats, taken: Bools) -> dict[str, Any]:
@@ -219,7 +219,8 @@ def _spread(measure: str, values: Floats, taken: Bools) -> dict[str, Any]:
     told["mean"][taken] = some.mean(axis=1)
     for name, quantile in QUANTILES:
         told[name][taken] = np.quantile(some, quantile, axis=1, method="inverted_cdf")
-    return {f"{measure}_{name}": column.astype(np.float32) for name, column in told.items()}
+    with np.errstate(over="ignore"):  # beyond single precision: infinite
+        return {f"{measure}_{name}": column.astype(np.float32) for name, column in told.items()}
 
 
 def _steps(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:

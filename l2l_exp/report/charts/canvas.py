@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from l2l_exp.report.style import STYLE, plain_log_ticks
+from l2l_exp.report.style import STYLE, Look, plain_log_ticks
 
 P = ParamSpec("P")
 
@@ -29,6 +29,8 @@ LINE = 0.125
 DECADES, BLOW_UP = 16, 30.0
 """Losses reach from BLOW_UP times where they began (ten times is called diverged) down so many
 factors of ten; what lies beyond ends in an arrow at the edge."""
+SMALLEST = 1e-200
+"""What lies below, or above its inverse, is beyond every axis."""
 FLATTENED = 3.0
 """How much longer than most panels' own axes a shared one may be, on the log scale."""
 DATA, SHOWN = "data", "shown"
@@ -110,7 +112,7 @@ def finish(figure: Figure, handles: Sequence[Any], note: Iterable[str]) -> Figur
     """Add the legend below and the note above: what is drawn, of how many, and what is missing."""
     letters = int(LETTERS * figure.get_figwidth())
     told = " ".join(text if text.endswith(".") else f"{text}." for text in note if text)
-    lines = textwrap.wrap(told, letters)
+    lines = textwrap.wrap(told, letters, break_on_hyphens=False)
     height = LINE * (len(lines) + _title_lines(figure))
     if handles:
         columns = _columns([len(str(one.get_label())) for one in handles], letters)
@@ -138,8 +140,7 @@ def _title_lines(figure: Figure) -> int:
 def _columns(lengths: Sequence[int], letters: int) -> int:
     """Most columns of a legend, which is filled column by column."""
     for columns in range(len(lengths), 1, -1):
-        high = math.ceil(len(lengths) / columns)
-        widest = [max(lengths[i : i + high]) + 9 for i in range(0, len(lengths), high)]
+        widest = [max(part) + 9 for part in np.array_split(lengths, columns)]
         if sum(widest) <= letters:
             return columns
     return 1
@@ -148,6 +149,14 @@ def _columns(lengths: Sequence[int], letters: int) -> int:
 def entry(label: str, **settings: Any) -> Line2D:
     """An entry of a legend."""
     return Line2D([], [], label=label, **{"linestyle": "none", **settings})
+
+
+def look_entry(label: str, look: Look, line: float = 0.0, marker: float = 0.0) -> Line2D:
+    """An entry of a rule: a line of some width, a marker of some size, or both."""
+    return entry(
+        label, color=look.color, linestyle=look.line if line else "none", linewidth=line or 1.0,
+        marker=look.marker if marker else "", markersize=marker or 1.0,
+    )  # fmt: skip
 
 
 def edge_entries(panels: Iterable[Axes]) -> list[Line2D]:
@@ -177,7 +186,7 @@ def limits(
         least: ratio of the ends.
     """
     some = np.asarray(list(values), dtype=np.float64)
-    some = some[np.isfinite(some) & (some > 0)]
+    some = some[(some > SMALLEST) & (some < 1 / SMALLEST)]
     if not len(some):
         return 0.1, 10.0
     low, high = math.log(max(some.min(), some.max() / 10**decades)), math.log(some.max())
@@ -192,10 +201,23 @@ def log_losses(panels: Sequence[Axes]) -> None:
     """
     low, high = _loss_limits(panels)
     for axes in panels:
-        axes.set(yscale="log", ylim=(low, high))
+        axes.set_ylim(low, high)  # before the scale, which else looks for limits itself
+        axes.set_yscale("log", nonpositive="mask")
         plain_log_ticks(axes.yaxis)
+        _hold_all_steps(axes)
         for line in [line for line in axes.lines if line.get_gid() == DATA]:
             _arrows(axes, line, low, high)
+
+
+def _hold_all_steps(axes: Axes) -> None:
+    """Make room for all x: matplotlib forgets those whose y is not finite."""
+    found = [one.get_xdata() for one in axes.lines if one.get_gid() in (DATA, SHOWN)]
+    values = np.concatenate([np.asarray(x, dtype=np.float64) for x in found] or [np.ones(1)])
+    if axes.get_xscale() == "log":
+        axes.set_xlim(*limits(values))
+    else:
+        pad = 0.03 * (np.ptp(values) or 1.0)
+        axes.set_xlim(values.min() - pad, values.max() + pad)
 
 
 def log_losses_alike(sheet: Grid) -> str:
@@ -221,17 +243,19 @@ def _loss_limits(panels: Sequence[Axes]) -> tuple[float, float]:
     lines = [line for axes in panels for line in axes.lines if line.get_gid() in (DATA, SHOWN)]
     values = [np.asarray(line.get_ydata(), dtype=np.float64) for line in lines]
     starts = [v[np.isfinite(v) & (v > 0)][:1] for v in values]
-    first = max((float(start[0]) for start in starts if len(start)), default=1.0)
+    firsts = [float(start[0]) for start in starts if len(start)]
+    first = float(np.median(firsts)) if firsts else 1.0
     low, high = limits(np.concatenate([v[v <= BLOW_UP * first] for v in values] or [np.ones(1)]))
     return low, high
 
 
 def _arrows(axes: Axes, line: Line2D, low: float, high: float) -> None:
-    """Where a line leaves the axis: an arrow at the edge."""
+    """Where a line leaves the axis, or where a point lies beyond it: an arrow at the edge."""
     x, y = (np.asarray(v, dtype=np.float64) for v in (line.get_xdata(), line.get_ydata()))
     for outside, marker, edge in ((~(y <= high), "^", 1.0), (y < low, "v", 0.0)):
-        begins = outside & ~np.concatenate([[False], outside[:-1]])
-        for place in np.flatnonzero(begins):
+        if line.get_marker() in ("", "None", None):
+            outside = outside & ~np.concatenate([[False], outside[:-1]])
+        for place in np.flatnonzero(outside):
             at_edge(axes, x[place], edge, marker, line.get_color(), across=True)
 
 

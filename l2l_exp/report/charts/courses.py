@@ -83,7 +83,7 @@ def learned(steps: pd.DataFrame, *measured: str) -> Course | None:
 def others(
     steps: pd.DataFrame, *measured: str, references: bool = False
 ) -> dict[str, tuple[Course, Look]]:
-    """Baseline -> its course and look, of the first run that has baselines: all meet the same draws.
+    """Baseline -> its course and look, of the first run: all runs meet the same draws.
 
     Args:
         steps: of `Study.steps`, of one condition.

@@ -53,6 +53,8 @@ def headline(study: Study, runs: pd.DataFrame) -> str:
     told += " per condition" if len(counts) > 1 else ""
     if counts.max() == 1:
         told += ": no interval over seeds"
+    if len(runs) > counts.sum():
+        told += ", some of them twice: no repetitions"
     if max(problems) == 0:
         return told
     return f"n = {many(one for one in problems if one)} fresh test problems each; {told}"

@@ -1,21 +1,18 @@
-"""Charts of meta-training: how it went, what it cost, and when it has paid off."""
+"""Charts of meta-training: how it went, and what it depended on."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from l2l_exp.report.aggregation import LABELS, VALIDATION, number
-from l2l_exp.report.charts import courses, notes
+from l2l_exp.report.charts import notes
+from l2l_exp.report.charts.against import OVER_SEEDS, RATIO, against, ratio_rows
 from l2l_exp.report.charts.canvas import (
-    BLOW_UP,
     DATA,
-    at_edge,
     edge_entries,
     entry,
     finish,
@@ -36,8 +33,7 @@ from l2l_exp.report.charts.naming import (
     words,
 )
 from l2l_exp.report.studies import Study
-from l2l_exp.report.style import LEARNED_COLOR, Look, plain_log_ticks
-from l2l_exp.statistics import Floats, seeds_interval
+from l2l_exp.report.style import Look
 
 SEED_LOOKS = (
     Look("black", (), "o"),
@@ -45,11 +41,6 @@ SEED_LOOKS = (
     Look("0.55", (1, 1), "^"),
     Look("0.2", (6, 1.5, 1, 1.5), "v"),
     Look("0.45", (2, 1), "D"),
-)
-RATIO = "learned / best baseline, test"
-OVER_SEEDS = (
-    "Circles: every meta-seed (median over problems); diamonds: geometric mean over meta-seeds with "
-    "its Student-t 95 % interval over seeds"
 )
 
 
@@ -99,7 +90,8 @@ def validations(study: Study) -> Figure:
     several = len({study.summaries[one].get("validated") for one in rows["run_id"]}) > 1
     told = [
         _trained_runs(study, rows), notes.missing(study),
-        "Validations differ between conditions: losses cannot be compared" if several else "", differ,
+        "Validations differ between conditions: losses cannot be compared" if several else "",
+        differ,
     ]  # fmt: skip
     return finish(sheet.figure, handles + edge_entries(sheet.panels), told)
 
@@ -156,7 +148,7 @@ def tuning(study: Study, x: str) -> Figure:
     logarithmic = all(one > 0 for one in numbers)
     places = dict(zip(names, numbers if logarithmic else range(len(names)), strict=True))
     rows = study.criteria.assign(x=[places[at[one]] for one in study.criteria["condition"]])
-    shown = [_ratio_rows(rows, name) for name in ("final", "held_out")]
+    shown = [ratio_rows(rows, name) for name in ("final", "held_out")]
     parts = [(RATIO, one) for one in shown if len(one)]
     chosen = _selected_rows(study, places, at)
     if len(chosen):
@@ -165,11 +157,12 @@ def tuning(study: Study, x: str) -> Figure:
         raise ValueError(f"study {study.name!r} has neither ratios nor validation losses")
     sheet = grid(len(parts), 1.9, share=(False, False), single=len(parts) == 1)
     for axes, (label, part) in zip(sheet.panels, parts, strict=True):
-        _against(axes, part, ratio=label == RATIO, joined=logarithmic)
+        against(axes, part, ratio=label == RATIO, joined=logarithmic)
         axes.set_ylabel(label)
         axes.set_title(LABELS[str(part["criterion"].iloc[0])])
         axes.set_xlabel(words(x, study.keys))
         if logarithmic:
+            axes.set_xlim(*limits(places.values(), least=2))
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
             _number_ticks(axes, list(places.values()))
@@ -195,239 +188,16 @@ def _number_ticks(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xticks(sorted(values), [f"{one:g}" if one in shown else "" for one in sorted(values)])
 
 
-def _ratio_rows(rows: pd.DataFrame, criterion: str) -> pd.DataFrame:
-    """Rows of one criterion that have a ratio, as `value` on the log scale."""
-    its = rows[(rows["criterion"] == criterion) & rows["log_ratio"].notna()]
-    return its.assign(value=its["log_ratio"])
-
-
 def _selected_rows(
     study: Study, places: Mapping[str, float], at: Mapping[str, str]
 ) -> pd.DataFrame:
     """The score at selection of every run that was trained, as `value` on the log scale."""
     told = []
-    for condition, run_id in zip(
-        study.finished["condition"], study.finished["run_id"], strict=True
-    ):
+    for _, run in study.finished.iterrows():
+        condition, run_id = run["condition"], str(run["run_id"])
         selection = study.summaries.get(run_id, {}).get("selection")
         if selection and selection["criterion"] in LABELS:
             loss = number(selection.get("validation"), math.inf)
             value = math.log(loss) if loss > 0 else -math.inf
-            told.append({"x": places[at[condition]], "value": value, "criterion": VALIDATION})
-    return pd.DataFrame(told, columns=["x", "value", "criterion"])
-
-
-def _against(axes: Axes, rows: pd.DataFrame, ratio: bool, joined: bool = True) -> None:
-    """Every seed as a circle, their mean as a diamond with its interval, joined by a line.
-
-    Args:
-        axes: of the panel.
-        rows: `x` and `value`, on the natural log scale.
-        ratio: whether values are ratios, which are compared with 1.
-        joined: whether means are joined by a line.
-    """
-    means = []
-    for x, its in rows.groupby("x"):
-        interval = seeds_interval(its["value"].to_numpy(dtype=np.float64))
-        means.append((float(str(x)), interval.estimate, interval.low, interval.high))
-    inside = [*rows["value"], *([0.0] if ratio else [])]
-    low, high = _around(np.array(inside), np.array([one[2:] for one in means]).ravel())
-    axes.set(yscale="log", ylim=(math.exp(low), math.exp(high)))
-    plain_log_ticks(axes.yaxis)
-    if ratio:
-        axes.axhline(1, color="0.3", linewidth=0.8, zorder=0)
-    for x, value in zip(rows["x"], rows["value"], strict=True):
-        _mark(axes, x, value, low, high, "o", 3.2, fillstyle="none")
-    shown = [(x, math.exp(value)) for x, value, *_ in means if low <= value <= high]
-    if shown and joined:
-        axes.plot(*np.transpose(shown), color=LEARNED_COLOR, linewidth=1.2, zorder=2)
-    for x, value, bottom, top in means:
-        _mark(axes, x, value, low, high, "D", 3.6)
-        if not math.isnan(bottom):
-            ends = np.exp(np.clip([bottom, top], low, high))
-            axes.vlines(x, *ends, color=LEARNED_COLOR, linewidth=0.9, zorder=2)
-            for bound in (one for one in (bottom, top) if not low <= one <= high):
-                _mark(axes, x, bound, low, high, "", 0.0)
-
-
-def _around(values: Floats, bounds: Floats) -> tuple[float, float]:
-    """Ends of a log axis: finite values, none far above the median; as much again of the bounds."""
-    some = values[np.isfinite(values)]
-    some = some[some <= np.median(some) + math.log(BLOW_UP)] if len(some) else some
-    low, high = (some.min(), some.max()) if len(some) else (0.0, 0.0)
-    reach = max(high - low, 0.1)
-    near = bounds[np.isfinite(bounds)]
-    low = max(low - reach, min(low, near.min(initial=low)))
-    high = min(high + reach, max(high, near.max(initial=high)))
-    pad = max(0.06 * (high - low), 0.03)
-    return float(low - pad), float(high + pad)
-
-
-def _mark(
-    axes: Axes, x: float, value: float, low: float, high: float, marker: str, size: float,
-    **settings: Any,
-) -> None:  # fmt: skip
-    """A marker at a value, or an arrow at the edge beyond which it lies."""
-    if low <= value <= high:
-        axes.plot(
-            x, math.exp(value), marker, color=LEARNED_COLOR, markersize=size, zorder=3,
-            markeredgewidth=0.7, **settings,
-        )  # fmt: skip
-    elif not math.isnan(value):
-        at_edge(axes, x, float(value > high), "^" if value > high else "v", LEARNED_COLOR, True)
-
-
-@printed
-def training_cost(study: Study) -> Figure:
-    """Draw the test ratio against problems seen and seconds of meta-training.
-
-    Raises:
-        ValueError: if no run has both.
-    """
-    runs = _costed(study)
-    rows = study.criteria[study.criteria["run_id"].isin(runs["run_id"])]
-    parts = [one for one in (_ratio_rows(rows, name) for name in ("final", "held_out")) if len(one)]
-    if not parts:
-        raise ValueError(f"study {study.name!r} has no ratio to a baseline")
-    costs = {"problems": "problems seen in meta-training", "seconds": "seconds of meta-training"}
-    sheet = grid(2 * len(parts), 1.8, 2, (False, False), single=False)
-    for row, part in enumerate(parts):
-        for axes, (cost, label) in zip(sheet.panels[2 * row :], costs.items(), strict=False):
-            _against_cost(axes, _with_cost(study, part, cost))
-            axes.set_xlabel(label if row == len(parts) - 1 else "")
-            axes.set_ylabel(RATIO if cost == "problems" else "")
-            axes.set_title(LABELS[str(part["criterion"].iloc[0])])
-    told = [
-        notes.headline(study, runs), notes.missing(study), notes.learned_failures(study, runs),
-        f"{OVER_SEEDS}, at the geometric mean of what they cost",
-    ]  # fmt: skip
-    return finish(sheet.figure, edge_entries(sheet.panels), told)
-
-
-def _costed(study: Study) -> pd.DataFrame:
-    """Runs that were evaluated and tell what their training cost."""
-    runs = notes.evaluated(study)
-    runs = runs[[bool(study.summaries[one].get("cost")) for one in runs["run_id"]]]
-    if runs.empty:
-        raise ValueError(f"study {study.name!r} has no run that tells what its training cost")
-    return runs
-
-
-def _with_cost(study: Study, rows: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """Rows with what each run's training cost, as `each`, and its condition's mean, as `x`."""
-    each = [float(study.summaries[one]["cost"][cost]) for one in rows["run_id"]]
-    told = rows.assign(each=each)
-    means = told.groupby("condition")["each"].transform(
-        lambda one: float(geometric(one.to_numpy(dtype=np.float64)))
-    )
-    return told.assign(x=means)
-
-
-def geometric(values: Floats) -> float:
-    """Geometric mean."""
-    return float(courses.geometric_mean(values))
-
-
-def _against_cost(axes: Axes, rows: pd.DataFrame) -> None:
-    """As `_against`, every seed at its own cost."""
-    _against(axes, rows.assign(x=rows["x"]), ratio=True)
-    for line in [one for one in axes.lines if one.get_marker() == "o"]:
-        line.remove()
-    low, high = np.log(axes.get_ylim())
-    for x, value in zip(rows["each"], rows["value"], strict=True):
-        if low <= value <= high:
-            _mark(axes, x, value, low, high, "o", 3.2, fillstyle="none")
-    axes.set_xscale("log")
-    axes.set_xlim(*limits(rows["each"], least=2))
-    plain_log_ticks(axes.xaxis)
-
-
-@printed
-def payoff(study: Study) -> Figure:
-    """Draw after how many uses meta-training has paid off, against what it cost.
-
-    A use is one problem optimized to the loss that the best baseline reaches at its end (median over
-    problems of the minibatch loss). It saves the seconds that the baseline needs to first reach that
-    loss, less those of the learned rule; training has paid off after its seconds over these. Where
-    the rule never gets there, or needs longer, it never has.
-
-    Raises:
-        ValueError: if no run has a cost, a table of losses and a best baseline.
-    """
-    runs = _costed(study)
-    told = [(run, _uses(study, str(run["run_id"]))) for _, run in runs.iterrows()]
-    some = [(run, uses) for run, uses in told if uses is not None]
-    if not some:
-        raise ValueError(f"study {study.name!r} has no run with a table of losses and a baseline")
-    points = pd.DataFrame(
-        [
-            (run["condition"], run["seed"], study.summaries[run["run_id"]]["cost"]["seconds"], uses)
-            for run, uses in some
-        ],
-        columns=["condition", "seed", "seconds", "uses"],
-    )
-    finite = points[np.isfinite(points["uses"])]
-    sheet = grid(1, 2.1)
-    axes = sheet.panels[0]
-    low, high = limits(finite["uses"], least=10)
-    axes.set(xscale="log", yscale="log", ylim=(low, high))
-    axes.set_xlim(*limits(points["seconds"], least=3))
-    for x, uses in zip(points["seconds"], points["uses"], strict=True):
-        _mark(axes, x, math.log(uses), math.log(low), math.log(high), "o", 3.6, fillstyle="none")
-    means = [
-        (geometric(its["seconds"].to_numpy()), geometric(its["uses"].to_numpy()))
-        for _, its in points.groupby("condition", sort=False)
-        if np.isfinite(its["uses"]).all() and len(its) > 1
-    ]
-    if means:
-        axes.plot(
-            *np.transpose(sorted(means)), "D-", color=LEARNED_COLOR, markersize=3.6, linewidth=1.2
-        )
-    plain_log_ticks(axes.xaxis)
-    plain_log_ticks(axes.yaxis)
-    sheet.label("seconds of meta-training", "uses until paid off")
-    handles = [entry("one meta-seed", marker="o", color="black", fillstyle="none", markersize=3.6)]
-    if means:
-        handles.append(
-            entry("geometric mean", marker="D", color="black", markersize=3.6, linestyle="-")
-        )
-    never = len(points) - len(finite)
-    if never:
-        handles.append(entry("never", marker="^", color="black", markersize=4.5))
-    return finish(sheet.figure, handles, [
-        notes.headline(study, runs), notes.missing(study),
-        f"{never} of {len(points)} runs never pay off: they do not reach the loss of the best "
-        "baseline's end, or not in fewer seconds" if never else "",
-        "A use: one problem optimized to the loss where the best baseline (by final loss on "
-        "validation problems) ends; medians over problems, seconds as measured",
-    ])  # fmt: skip
-
-
-def _uses(study: Study, run_id: str) -> float | None:
-    """Uses until one run has paid off; infinite if it never does, None if that cannot be told."""
-    summary = study.summaries[run_id]
-    paired = (summary.get("paired") or {}).get("final")
-    steps = study.steps[study.steps["run_id"] == run_id]
-    if not paired or steps.empty:
-        return None
-    name = str(paired["best_baseline"])
-    mine = courses.learned(steps)
-    theirs = courses.course(
-        steps[(steps["kind"] == "baseline") & (steps["rule"] == name) & courses.for_final(steps)]
-    )
-    if mine is None or theirs is None:
-        return None
-    level = theirs.middle[-1]
-    saved = _seconds_to(theirs, level, summary["baselines"][name]) - _seconds_to(
-        mine, level, summary["learned"]
-    )
-    return float(summary["cost"]["seconds"] / saved) if saved > 0 else math.inf
-
-
-def _seconds_to(one: courses.Course, level: float, rule: Mapping[str, Any]) -> float:
-    """Seconds until a loss is reached for the first time; infinite if it never is."""
-    there = np.flatnonzero(one.middle <= level)
-    if not len(there) or not math.isfinite(level):
-        return math.inf
-    per_step = rule["seconds_per_step"] + rule["gradient_seconds_per_step"]
-    return float(one.steps[there[0]] * per_step)
+            told.append((condition, run["seed"], places[at[condition]], value, VALIDATION))
+    return pd.DataFrame(told, columns=["condition", "seed", "x", "value", "criterion"])
