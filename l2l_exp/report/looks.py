@@ -1,10 +1,9 @@
 """The look of figures of several rules: lines told apart by colour and dashes, legends, axes."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -13,23 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from l2l_exp.evaluation import Floats
-from l2l_exp.report.style import STYLE, looks, rule_looks
+from l2l_exp.report.charts.canvas import PRINT
+from l2l_exp.report.style import looks, rule_looks
 
 LEARNED = "learned"
-WIDTH = 6.9
-"""Inches: two columns of a paper, at whose size the text can be read."""
-PRINT: Final[Mapping[str, Any]] = MappingProxyType(
-    {
-        **STYLE,
-        "font.size": 7,
-        "axes.titlesize": 7.5,
-        "axes.labelsize": 7.5,
-        "legend.fontsize": 7,
-        "legend.edgecolor": "none",
-        "figure.titlesize": 8,
-        "axes.linewidth": 0.6,
-    }
-)
 
 
 def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -53,7 +39,7 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 @contextmanager
 def sheet(width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, in the style of print."""
-    with mpl.rc_context(cast(Any, PRINT)):
+    with mpl.rc_context(cast(Any, PRINT | {"legend.edgecolor": "none"})):
         yield Figure(figsize=(width, height), layout="constrained")
 
 

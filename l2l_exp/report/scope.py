@@ -18,7 +18,8 @@ from l2l_exp.microscope import (
     Stability,
     sgd_variance,
 )
-from l2l_exp.report.looks import WIDTH, below, beside, looks_of, sheet, two_sided, zero
+from l2l_exp.report.charts.canvas import DOUBLE
+from l2l_exp.report.looks import below, beside, looks_of, sheet, two_sided, zero
 from l2l_exp.report.style import plain_log_ticks
 
 TIMES = "cividis"
@@ -45,7 +46,7 @@ def answers(
     """
     rules, histories = list(found), list(next(iter(found.values())))
     colors = mpl.colormaps[TIMES](np.linspace(0, 0.85, len(times)))
-    with sheet(WIDTH, 1.35 * len(rules) + 0.6) as drawn:
+    with sheet(DOUBLE, 1.35 * len(rules) + 0.6) as drawn:
         axes = drawn.subplots(len(rules), len(histories), sharex=True, squeeze=False)
         for row, rule in zip(axes, rules, strict=True):
             for panel, name in zip(row, histories, strict=True):
@@ -75,7 +76,7 @@ def impulses(found: Mapping[str, Impulse]) -> Figure:
     """
     sizes = next(iter(found.values())).sizes
     looks = looks_of(list(found))
-    with sheet(WIDTH, 1.9 + 0.13 * len(found)) as drawn:
+    with sheet(DOUBLE, 1.9 + 0.13 * len(found)) as drawn:
         for place, axes in enumerate(drawn.subplots(1, len(sizes), sharey=True, squeeze=False)[0]):
             for rule, one in found.items():
                 response = one.responses[:, place]
@@ -103,7 +104,7 @@ def spectra(found: Mapping[str, FixedPoint]) -> Figure:
         lies in the plane on the circle neither grows nor fades.
     """
     looks = looks_of(list(found))
-    with sheet(WIDTH, 3.2) as drawn:
+    with sheet(DOUBLE, 3.2) as drawn:
         plane, order = drawn.subplots(1, 2)
         turn = np.linspace(0, 2 * np.pi, 200)
         plane.plot(np.cos(turn), np.sin(turn), color="0.5", linewidth=0.8)
@@ -130,7 +131,7 @@ def spectra(found: Mapping[str, FixedPoint]) -> Figure:
 def drifts(found: Mapping[str, Floats]) -> Figure:
     """Draw updates while every gradient is 0: rule -> (T,), from the zero state."""
     looks = looks_of(list(found))
-    with sheet(0.7 * WIDTH, 2.1) as drawn:
+    with sheet(0.7 * DOUBLE, 2.1) as drawn:
         axes = drawn.subplots()
         for rule, updates in found.items():
             axes.plot(np.arange(len(updates)), updates, **looks[rule])
@@ -154,7 +155,7 @@ def stabilities(found: Mapping[str, Stability], sgd: Mapping[str, float] | None 
     """
     one = next(iter(found.values()))
     looks = looks_of(list(found))
-    with sheet(WIDTH, 2.9) as drawn:
+    with sheet(DOUBLE, 2.9) as drawn:
         panels = drawn.subplots(1, len(one.noises), sharey=True, squeeze=False)[0]
         for place, axes in enumerate(panels):
             for rule, each in found.items():
@@ -193,7 +194,7 @@ def stabilities(found: Mapping[str, Stability], sgd: Mapping[str, float] | None 
 def scales(found: Mapping[str, ScaleResponse]) -> Figure:
     """Draw sizes of updates against factors on the gradients: rule -> response."""
     looks = looks_of(list(found))
-    with sheet(0.7 * WIDTH, 2.3) as drawn:
+    with sheet(0.7 * DOUBLE, 2.3) as drawn:
         axes = drawn.subplots()
         for rule, one in found.items():
             told = {"label": f"{rule}: slope {one.slope:.3f}"}
@@ -208,7 +209,7 @@ def rates(found: EffectiveRates) -> Figure:
     """Draw the learning rates that updates amount to, and how much of them these say."""
     rules = list(found.rates)
     looks = looks_of(rules)
-    with sheet(WIDTH, 2.5) as drawn:
+    with sheet(DOUBLE, 2.5) as drawn:
         rate, cosine = drawn.subplots(1, 2)
         for rule in rules:
             steps = np.arange(len(found.rates[rule]))
@@ -234,7 +235,7 @@ def memories(found: Mapping[str, MemoryFit]) -> Figure:
         ("|M H - I| / |I|", lambda fit: fit.identity_error, "relative error"),
         ("M g with Newton's direction", lambda fit: fit.direction, "cosine"),
     )
-    with sheet(WIDTH, 4.2) as drawn:
+    with sheet(DOUBLE, 4.2) as drawn:
         panels = drawn.subplots(2, 2, sharex=True).ravel()
         for axes, (title, measure, label) in zip(panels, measures, strict=True):
             for rule, fit in found.items():

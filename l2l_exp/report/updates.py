@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from l2l_exp.microscope import Followed, Proposals
-from l2l_exp.report.looks import WIDTH, looks_of, sheet
+from l2l_exp.report.charts.canvas import DOUBLE
+from l2l_exp.report.looks import looks_of, sheet
 
 FOLLOWED, PROPOSED = "followed", "proposed"
 COLUMNS = (
@@ -74,7 +75,7 @@ def figure(table: pd.DataFrame) -> Figure:
     swept = [rule for rule in rules if rule == rules[0] or _remembers(table, rule)]
     coordinates = list(dict.fromkeys(table["coordinate"]))[:MOST_COORDINATES]
     steps = _spread(sorted(table.loc[table["what"] == PROPOSED, "step"].unique()))
-    with sheet(min(WIDTH, 1.9 + 1.5 * len(coordinates)), 0.6 + 1.15 * (2 + len(swept))) as drawn:
+    with sheet(DOUBLE, 0.6 + 1.15 * (2 + len(swept))) as drawn:
         axes = drawn.subplots(2 + len(swept), len(coordinates), squeeze=False)
         for column, coordinate in zip(axes.T, coordinates, strict=True):
             rows = table[table["coordinate"] == coordinate]
@@ -143,9 +144,9 @@ def _few_ticks(axes: Axes) -> None:
         formatter = ScalarFormatter(useMathText=True)
         formatter.set_powerlimits((-2, 3))
         axis.set_major_formatter(formatter)
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=7)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_offset_text().set_fontsize(6)
+        axis.get_offset_text().set_fontsize(7)
 
 
 def _legends(over_steps: Axes, swept: Axes, rules: Sequence[str], steps: Sequence[int]) -> None:

@@ -21,14 +21,14 @@ def updates(study: Study, seed: int | None = None, condition: str | None = None)
     found = runs[runs["run_id"].isin(study.updates.get("run_id", []))]
     if found.empty:
         raise ValueError(
-            f"no run of {study.name!r} recorded updates: run it with evaluation/microscope=updates"
+            f"study {study.name!r} has no run with updates: add evaluation/microscope=updates"
         )
     chosen = found if seed is None else found[found["seed"] == seed]
     chosen = chosen if condition is None else chosen[chosen["condition"] == condition]
     if chosen.empty:
         seeds = ", ".join(map(str, sorted(found["seed"].unique())))
         raise ValueError(
-            f"no run of {study.name!r} with updates has seed={seed}, condition={condition!r}: "
-            f"there are the meta-seeds {seeds}"
+            f"study {study.name!r} has updates of the meta-seeds {seeds}, and none of seed={seed}, "
+            f"condition={condition!r}"
         )
     return figure(study.updates[study.updates["run_id"] == chosen["run_id"].iloc[0]])
