@@ -1,9 +1,10 @@
 """The look of figures of several rules: lines told apart by colour and dashes, legends, axes."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, Final, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -12,10 +13,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from l2l_exp.evaluation import Floats
-from l2l_exp.report.charts.canvas import PRINT
-from l2l_exp.report.style import looks, rule_looks
+from l2l_exp.report.style import STYLE, looks, rule_looks
 
 LEARNED = "learned"
+DOUBLE = 6.9
+"""Inches: width of two columns of a paper, at which the smallest text can be read."""
+PRINT: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        **STYLE,
+        "font.size": 7,
+        "axes.titlesize": 7,
+        "axes.labelsize": 7.5,
+        "legend.fontsize": 7,
+        "legend.edgecolor": "none",
+        "figure.titlesize": 8,
+        "axes.linewidth": 0.6,
+        "figure.dpi": 200,
+    }
+)
 
 
 def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -39,7 +54,7 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 @contextmanager
 def sheet(width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, in the style of print."""
-    with mpl.rc_context(cast(Any, PRINT | {"legend.edgecolor": "none"})):
+    with mpl.rc_context(cast(Any, PRINT)):
         yield Figure(figsize=(width, height), layout="constrained")
 
 

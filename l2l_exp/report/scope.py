@@ -18,8 +18,7 @@ from l2l_exp.microscope import (
     Stability,
     sgd_variance,
 )
-from l2l_exp.report.charts.canvas import DOUBLE
-from l2l_exp.report.looks import below, beside, looks_of, sheet, two_sided, zero
+from l2l_exp.report.looks import DOUBLE, below, beside, looks_of, sheet, two_sided, zero
 from l2l_exp.report.style import plain_log_ticks
 
 TIMES = "cividis"

@@ -13,8 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from l2l_exp.microscope import Followed, Proposals
-from l2l_exp.report.charts.canvas import DOUBLE
-from l2l_exp.report.looks import looks_of, sheet
+from l2l_exp.report.looks import DOUBLE, looks_of, sheet
 
 FOLLOWED, PROPOSED = "followed", "proposed"
 COLUMNS = (
