@@ -1,4 +1,4 @@
-"""The commands: l2l-train and l2l-evaluate.
+"""The commands: l2l-train and l2l-evaluate make runs, l2l-report and l2l-compare read them.
 
 Nothing heavy is imported here, so that --help answers at once.
 """
@@ -33,7 +33,8 @@ OPTIONS_WITH_VALUE = frozenset(
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, OSError)
 """What a user can mend; anything else is a bug."""
 TOLD = (KeyboardInterrupt, *USER_ERRORS)
-Command = Literal["train", "evaluate"]
+READERS = ("report", "compare")
+Command = Literal["train", "evaluate", "report", "compare"]
 
 
 def train() -> None:
@@ -44,6 +45,16 @@ def train() -> None:
 def evaluate() -> None:
     """Entry point of l2l-evaluate."""
     sys.exit(_command("evaluate"))
+
+
+def report() -> None:
+    """Entry point of l2l-report."""
+    sys.exit(_command("report"))
+
+
+def compare() -> None:
+    """Entry point of l2l-compare."""
+    sys.exit(_command("compare"))
 
 
 def _command(name: Command) -> int:
@@ -64,7 +75,7 @@ def _command(name: Command) -> int:
 
     try:
         arguments = [argument for argument in sys.argv[1:] if argument not in OUR_OPTIONS]
-        sys.argv = [sys.argv[0], *_options_first(resume.arguments(name, arguments))]
+        sys.argv = [sys.argv[0], *_options_first(_arguments(name, arguments))]
         sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
         with terminable():
             main = hydra.main(
@@ -86,6 +97,22 @@ def _command(name: Command) -> int:
         return _told(name, error)
 
 
+def _arguments(name: Command, given: list[str]) -> list[str]:
+    """The arguments that Hydra is to see."""
+    if name not in READERS:
+        return resume.arguments(name, given)
+    if {"-m", "--multirun"} & set(given):
+        raise ConfigError(f"l2l-{name} is one job: leave out -m")
+    sides = [one for one in given if "=" not in one and not one.startswith("-")]
+    if name == "report" or not sides:
+        return given
+    if len(sides) != 2:
+        raise ConfigError(f"l2l-compare takes two runs or multiruns, and got {', '.join(sides)}")
+    named = zip(("first", "second"), sides, strict=True)
+    rest = [one for one in given if one not in sides]
+    return [*rest, *(f"{key}={resume.quoted(side)}" for key, side in named)]
+
+
 def _options_first(arguments: list[str]) -> list[str]:
     """Put options before overrides: Hydra's parser refuses overrides on both sides of one."""
     options: list[str] = []
@@ -98,6 +125,10 @@ def _options_first(arguments: list[str]) -> list[str]:
 
 def _job(name: Command, cfg: DictConfig) -> None:
     """One job; torch is imported no earlier than here."""
+    if name == "report" or name == "compare":
+        from l2l_exp import reporting
+
+        return {"report": reporting.report, "compare": reporting.compare}[name](cfg)
     from l2l_exp import jobs, multirun
     from l2l_exp.console import Console
 

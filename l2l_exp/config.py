@@ -116,11 +116,35 @@ class TrainConfig(EvaluateConfig):
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
+@dataclass
+class ReportConfig:
+    """Root of `l2l-report`."""
+
+    store: str | None = MISSING
+    folders: Any = MISSING
+    results: Any = MISSING
+    studies: Any = MISSING
+    out: str = MISSING
+    ship: str | None = MISSING
+
+
+@dataclass
+class CompareConfig:
+    """Root of `l2l-compare`."""
+
+    first: str = MISSING
+    second: str = MISSING
+    store: str | None = MISSING
+    out: str | None = MISSING
+
+
 def register() -> None:
     """Make the schemas known to Hydra, and the presets of `sweeps/` as the group of that name."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="report_schema", node=ReportConfig)
+    store.store(name="compare_schema", node=CompareConfig)
     for path in sorted(shipped("sweeps").glob("*.yaml")):
         store.store(path.stem, OmegaConf.load(path), group="sweeps", package="_global_")
 

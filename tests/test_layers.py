@@ -36,7 +36,7 @@ TWO = (
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "joblist", "record", "resume", "multirun", "hooks",
-    "signals",
+    "signals", "reporting",
 )  # fmt: skip
 CORE = (*ZERO, "unroll", *TWO)
 ARRAYS = frozenset({"torch", "numpy"})

@@ -106,7 +106,7 @@ def as_text(table: pd.DataFrame) -> str:
 
 def _told(one: Mapping[Any, Any]) -> list[str]:
     """One condition and criterion as texts, in the order of HEAD."""
-    ratio = _bracketed(*_exp([one["log_ratio"], one["low"], one["high"]]))
+    ratio = _bracketed(*exp([one["log_ratio"], one["low"], one["high"]]))
     compared = bool(one["best_baseline"])
     return [
         one["condition"] or "all",
@@ -134,7 +134,7 @@ def _bracketed(estimate: float, low: float, high: float) -> str:
     return f"{estimate:.3g}" if math.isnan(low) else f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
 
 
-def _exp(values: Any) -> Floats:
+def exp(values: Any) -> Floats:
     """exp, infinite beyond floating point."""
     with np.errstate(over="ignore"):
         return np.exp(np.asarray(values, dtype=np.float64))
@@ -185,7 +185,7 @@ def _aggregated(group: pd.DataFrame) -> dict[str, Any]:
     loss = _over_seeds(group, log(group["median"]))
     ratio = _over_seeds(group, group["log_ratio"].to_numpy(dtype=np.float64))
     better = int((group["high"] < 0).sum())
-    median, median_low, median_high = map(float, _exp(loss[:3]))
+    median, median_low, median_high = map(float, exp(loss[:3]))
     return {
         "condition": group["condition"].iloc[0],
         "criterion": group["criterion"].iloc[0],

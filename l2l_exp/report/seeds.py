@@ -26,6 +26,7 @@ from l2l_exp.report.style import LEARNED_COLOR, STYLE, plain_log_ticks
 
 __all__ = ["aggregate", "as_text", "figure", "rows_of"]
 
+RATIO = "learned / best baseline"
 LARGEST_LOG = 690.0
 """What lies beyond is drawn as infinite."""
 SEEDS_PLACE, SEEDS_SPREAD, MEAN_PLACE = 0.12, 0.24, -0.32
@@ -56,12 +57,13 @@ SEED_LOOK = Look("0.5", 1.0, "o", 3.0, 2.0)
 MEAN_LOOK = Look(LEARNED_COLOR, 2.4, "D", 5.0, 3.0)
 
 
-def figure(rows: pd.DataFrame, table: pd.DataFrame) -> Figure:
+def figure(rows: pd.DataFrame, table: pd.DataFrame, ratio: str = RATIO) -> Figure:
     """Draw every meta-seed as a point with its own interval, and beneath them their mean.
 
     Args:
         rows: one row or more, as `rows_of` makes them.
         table: as `aggregate` makes it of these rows.
+        ratio: what the log ratios are of.
 
     Returns:
         A figure with a panel for each criterion and a row for each condition. The axis is the ratio
@@ -76,7 +78,7 @@ def figure(rows: pd.DataFrame, table: pd.DataFrame) -> Figure:
         panels = drawn.subplots(1, len(criteria), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, criteria, strict=True):
             ours, means = (each[each["criterion"] == name] for each in (rows, table))
-            _panel(axes, ours, means, conditions)
+            _panel(axes, ours, means, conditions, ratio)
         panels[0].set_ylim(0.5 - len(conditions), 0.5)
         panels[0].set_yticks([-place for place in range(len(conditions))], labels, fontsize=8)
         wide = int(13 * drawn.get_figwidth())
@@ -93,7 +95,9 @@ def _compares(rows: pd.DataFrame) -> bool:
     return bool(rows["log_ratio"].notna().any())
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, conditions: Sequence[str]) -> None:
+def _panel(
+    axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, conditions: Sequence[str], ratio: str
+) -> None:
     """One criterion: the seeds and means of every condition."""
     compares = _compares(rows)
     seeds: list[Mark] = []
@@ -113,18 +117,18 @@ def _panel(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame, conditions: Sequ
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     plain_log_ticks(axes.xaxis)
-    _name(axes, rows, compares)
+    _name(axes, rows, compares, ratio)
 
 
-def _name(axes: Axes, rows: pd.DataFrame, compares: bool) -> None:
+def _name(axes: Axes, rows: pd.DataFrame, compares: bool, ratio: str) -> None:
     """Title and axis label of a panel."""
     criterion = rows["criterion"].iloc[0]
     title = LABELS[criterion]
-    if compares:
+    if compares and ratio == RATIO:
         title += f"\nbest baseline on validation: {baselines_of(rows)}"
     axes.set_title(title, fontsize=8)
     loss = "validation loss" if criterion == VALIDATION else "median loss over problems"
-    axes.set_xlabel("learned / best baseline (below 1: better)" if compares else loss)
+    axes.set_xlabel(f"{ratio} (below 1: better)" if compares else loss)
 
 
 def _seed_marks(rows: pd.DataFrame, place: float, compares: bool) -> list[Mark]:

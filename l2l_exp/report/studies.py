@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,11 @@ UPDATES = "updates.parquet"
 RUN_COLUMNS = ("run_id", "seed", "condition", "status", "error", "seconds", "commit")
 STEP_KEYS = ("run_id", "seed", "condition", "rule", "kind", "tuned_for", "lr", "step")
 MEASURES = ("loss", "running_mean", *frames.METRICS)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a damaged file ends in; those of json and pyarrow among them."""
+UNREADABLE_RUN = "UNREADABLE"
+"""The status of a run whose record cannot be read."""
+Value = TypeVar("Value")
 QUANTILES = (("low", 0.25), ("median", 0.5), ("high", 0.75))
 
 
@@ -32,6 +37,7 @@ class Run:
 
     Attributes:
         run_id, status, error, seconds, commit: of the run; `commit` is None where it is not known.
+            A finished run has an `error` where something of it cannot be read.
         seed: its meta-seed.
         overrides: of its command line, the multirun's own values among them.
         summary: what summary.json says; of a run that was not evaluated, what `aggregation` needs.
@@ -119,6 +125,9 @@ def study(about: Mapping[str, Any], runs: Sequence[Run], expected: int | None = 
         if run.status == "FINISHED" and run.summary is not None
     ]
     told = [row for run, c in done for row in aggregation.rows_of(run.summary or {}, c)]
+    steps, unreadable = _steps(done)
+    for row in rows:
+        row["error"] = row["error"] or unreadable.get(str(row["run_id"]))
     return Study(
         name=str(about.get("name") or ""),
         title=str(about.get("title") or about.get("name") or ""),
@@ -126,7 +135,7 @@ def study(about: Mapping[str, Any], runs: Sequence[Run], expected: int | None = 
         command=str(about.get("command") or ""),
         charts=dict(about.get("charts") or {}),
         runs=pd.DataFrame(rows, columns=None if rows else list(RUN_COLUMNS)),
-        steps=_steps(done),
+        steps=steps,
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries={run.run_id: run.summary or {} for run, _ in done},
         expected=expected,
@@ -141,7 +150,8 @@ def swept(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:
         overrides: of each run.
     """
     kept = [[o for o in one if key_of(o) != SEED] for one in overrides]
-    common = set.intersection(*map(set, kept)) if kept else set()
+    told = [set(one) for one in kept if one]  # a run whose record cannot be read has none
+    common = set.intersection(*told) if told else set()
     return [{key_of(o): o.partition("=")[2] for o in one if o not in common} for one in kept]
 
 
@@ -223,30 +233,41 @@ def _spread(measure: str, values: Floats, taken: Bools) -> dict[str, Any]:
         return {f"{measure}_{name}": column.astype(np.float32) for name, column in told.items()}
 
 
-def _steps(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:
-    """The steps of all runs that have a table of them."""
+def _stepwise(run: Run) -> pd.DataFrame | None:
+    """The table of a run by step; None where there is none."""
+    if run.curves is None:
+        return None
+    table = run.curves()
+    table = table if "loss_median" in table else by_step(table)
+    return table.drop(columns="schema_version")
 
-    def one(run: Run, condition: str) -> pd.DataFrame | None:
-        if run.curves is None:
-            return None
-        table = run.curves()
-        table = table if "loss_median" in table else by_step(table)
-        table = table.drop(columns="schema_version")
-        return table.assign(run_id=run.run_id, seed=run.seed, condition=condition)
+
+def _steps(done: Sequence[tuple[Run, str]]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The steps of all runs that have a table of them, and of which runs it cannot be read."""
+
+    def one(run: Run, condition: str) -> tuple[pd.DataFrame | None, str | None]:
+        table, error = read_or_tell(lambda: _stepwise(run))
+        if table is None:
+            return None, error and f"its table of losses {error}"
+        return table.assign(run_id=run.run_id, seed=run.seed, condition=condition), None
 
     with ThreadPoolExecutor(4) as pool:
-        tables = [table for table in pool.map(lambda pair: one(*pair), done) if table is not None]
+        found = list(pool.map(lambda pair: one(*pair), done))
+    tables = [table for table, _ in found if table is not None]
+    told = zip(done, found, strict=True)
+    unreadable = {run.run_id: error for (run, _), (_, error) in told if error is not None}
     if not tables:
-        return pd.DataFrame(columns=list(STEP_KEYS))
+        return pd.DataFrame(columns=list(STEP_KEYS)), unreadable
     steps = pd.concat(tables, ignore_index=True)
     names = ["run_id", "condition", "rule", "kind", "tuned_for"]
     steps[names] = steps[names].astype("category")
-    return steps
+    return steps, unreadable
 
 
 def _updates(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:
-    """The updates of all runs that recorded any."""
-    tables = [run.updates() for run, _ in done if run.updates is not None]
+    """The updates of all runs that recorded any, as far as they can be read."""
+    read = [read_or_tell(run.updates)[0] for run, _ in done if run.updates is not None]
+    tables = [table for table in read if table is not None]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -260,26 +281,43 @@ def from_folder(folder: Path) -> Study:
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a multirun: it holds no sweep.json")
     sweep = json.loads(path.read_text())
-    about = {
-        "name": folder.name.rpartition("-")[0],
-        "command": " ".join([f"l2l-{sweep.get('command', 'train')}", *sweep["overrides"]]),
-        **sweep.get("study", {}),
-    }
+    about = about_of(sweep, folder.name.rpartition("-")[0])
+    return study(about, [run for _, run in runs_of(folder)], sweep.get("jobs"))
+
+
+def runs_of(folder: Path) -> list[tuple[Path, Run]]:
+    """The runs of a multirun's folder that have begun, by their numbers, each with its folder."""
     numbered = [one for one in folder.iterdir() if one.name.isdigit()]
-    runs = [_run(one) for one in sorted(numbered, key=lambda one: int(one.name))]
-    return study(about, [run for run in runs if run is not None], sweep.get("jobs"))
+    found = [(one, run_of(one)) for one in sorted(numbered, key=lambda one: int(one.name))]
+    return [(path, run) for path, run in found if run is not None]
 
 
-def _run(folder: Path) -> Run | None:
+def about_of(sweep: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a study is about, from the sweep.json of its multirun.
+
+    Args:
+        sweep: its content.
+        name: of the preset.
+    """
+    command = " ".join([f"l2l-{sweep.get('command', 'train')}", *sweep["overrides"]])
+    return {"name": name, "command": command, **sweep.get("study", {})}
+
+
+def run_of(folder: Path) -> Run | None:
     """The run of a folder; None before it has begun."""
     path = folder / "run.json"
     if not path.is_file():
         return None
-    record = json.loads(path.read_text())
+    record, error = read_or_tell(lambda: json.loads(path.read_text()))
+    if not isinstance(record, dict) or "run_id" not in record:
+        told = error or f"cannot be read: {path.name} is not a run's record"
+        return Run(str(folder), UNREADABLE_RUN, -1, (), None, error=f"{path.name} {told}")
     table = next(
         (p for p in (folder / "steps.parquet", folder / "curves.parquet") if p.is_file()), None
     )
-    summary = summary_of(folder) if record["status"] == "FINISHED" else None
+    summary = None
+    if record["status"] == "FINISHED":
+        summary, error = read_or_tell(lambda: summary_of(folder))
     return Run(
         run_id=str(record["run_id"]),
         status=record["status"],
@@ -287,12 +325,10 @@ def _run(folder: Path) -> Run | None:
         overrides=tuple(record["overrides"]),
         summary=summary,
         curves=None if table is None or summary is None else lambda: frames.read_curves(table),
-        error=record.get("error"),
+        error=error or record.get("error"),
         seconds=record.get("seconds", 0.0),
         commit=record.get("commit"),
-        updates=partial(pd.read_parquet, folder / UPDATES)
-        if (folder / UPDATES).is_file()
-        else None,
+        updates=partial(read_updates, folder) if (folder / UPDATES).is_file() else None,
     )
 
 
@@ -302,12 +338,25 @@ def read_updates(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
+def read_or_tell(read: Callable[[], Value]) -> tuple[Value | None, str | None]:
+    """What a function reads, or in one line why it cannot be read."""
+    try:
+        return read(), None
+    except UNREADABLE as error:
+        return None, f"cannot be read: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}"
+
+
 def summary_of(folder: Path) -> dict[str, Any]:
     """summary.json of a run; of one that was not evaluated, what its checkpoint says."""
     path = folder / "summary.json"
     if path.is_file():
         return dict(json.loads(path.read_text()))
-    about = json.loads((folder / "checkpoint" / "rule.json").read_text())["about"]
+    return selected(json.loads((folder / "checkpoint" / "rule.json").read_text()))
+
+
+def selected(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """What the rule.json of a checkpoint says, as a summary."""
+    about = rule["about"]
     told = {name: about[name] for name in ("validations", "validated") if name in about}
     return {"run_id": about["run_id"], "seed": about["seed"], "selection": about, **told}
 
@@ -321,7 +370,11 @@ def write(study: Study, folder: Path) -> None:
         "runs": json.loads(study.runs.to_json(orient="records")), "summaries": study.summaries,
     }  # fmt: skip
     (folder / FILE).write_text(json.dumps(about, indent=1) + "\n")
-    study.steps.to_parquet(folder / "steps.parquet", compression="zstd", index=False)
+    floats = list(study.steps.select_dtypes("float").columns)
+    study.steps.to_parquet(
+        folder / "steps.parquet", compression="zstd", index=False, use_byte_stream_split=floats,
+        use_dictionary=[name for name in study.steps if name not in floats],
+    )  # fmt: skip
     if len(study.updates):
         study.updates.to_parquet(folder / UPDATES, compression="zstd", index=False)
 
@@ -351,16 +404,18 @@ def read(folder: Path) -> Study:
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries=summaries,
         expected=about["expected"],
-        updates=pd.read_parquet(folder / UPDATES)
-        if (folder / UPDATES).is_file()
-        else pd.DataFrame(),
+        updates=read_updates(folder),
     )
 
 
 def latest(studies: Iterable[tuple[float, Study]]) -> dict[str, Study]:
-    """Of studies of the same name the youngest that has a finished run: (time, study)."""
+    """Of studies of the same command the youngest that has a finished run: command -> study.
+
+    Args:
+        studies: (time, study) each.
+    """
     found: dict[str, Study] = {}
     for _, one in sorted(studies, key=lambda pair: pair[0]):
-        if len(one.finished) or one.name not in found:
-            found[one.name] = one
+        if len(one.finished) or one.command not in found:
+            found[one.command] = one
     return found

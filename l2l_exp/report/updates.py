@@ -53,8 +53,10 @@ def table(run_id: str, seed: int, followed: Followed, swept: Proposals) -> pd.Da
             label = swept.labels[place]
             parts.append(part.assign(what=PROPOSED, rule=rule, coordinate=coordinate, label=label))
     whole = pd.concat(parts, ignore_index=True).assign(run_id=run_id, seed=seed)
-    names = ["run_id", "what", "rule", "label"]
+    names, numbers = ["run_id", "what", "rule", "label"], ["gradient", "seen", "update"]
     whole[names] = whole[names].astype("category")
+    with np.errstate(over="ignore"):  # beyond single precision: infinite
+        whole[numbers] = whole[numbers].astype(np.float32)
     return whole[list(COLUMNS)]
 
 

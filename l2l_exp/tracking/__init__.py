@@ -4,7 +4,7 @@ The only package that knows MLflow, which is imported when a tracker is opened.
 """
 
 from l2l_exp.tracking.mlflow_tracker import MlflowTracker
-from l2l_exp.tracking.store import FOLDER_TAG, Store, TrackingError, absolute_uri
+from l2l_exp.tracking.store import FOLDER_TAG, Store, Tracked, TrackingError, absolute_uri
 from l2l_exp.tracking.tracker import End, NoTracker, Tracker
 from l2l_exp.tracking.trained import trained_rule
 
@@ -14,6 +14,7 @@ __all__ = [
     "MlflowTracker",
     "NoTracker",
     "Store",
+    "Tracked",
     "Tracker",
     "TrackingError",
     "absolute_uri",

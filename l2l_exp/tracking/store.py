@@ -3,9 +3,13 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
@@ -14,8 +18,11 @@ from l2l_exp.errors import UserError
 SQLITE = "sqlite:///"
 FOLDER_TAG = "run_folder"
 PARENT_TAG = "mlflow.parentRunId"
+SWEEP_TAG = "sweeps"
 PROBE_SECONDS = 5.0
 MOST_MEMBERS = 10_000
+PAGE, DOWNLOADS = 1000, 8
+"""Runs that are asked for at once, and artifacts that are downloaded at once."""
 CLIENT_SETTINGS = (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
     ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
@@ -32,6 +39,27 @@ REFUSALS = (
 
 class TrackingError(UserError, RuntimeError):
     """The store cannot be used; the message names it and says what would help."""
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A run as its store knows it.
+
+    Attributes:
+        run_id, status, tags, params, metrics: of the run; of each metric the last value.
+        started: seconds since 1970.
+        seconds: from then to its end, 0 while it runs.
+        artifacts: URI of the folder of its artifacts.
+    """
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    started: float
+    seconds: float
+    artifacts: str
 
 
 class Store:
@@ -75,6 +103,71 @@ class Store:
         found = self._client.search_runs([experiment], wanted, max_results=MOST_MEMBERS)
         return {run.info.run_id: dict(run.data.params) for run in found}
 
+    def multiruns(self) -> list[Tracked]:
+        """The parent runs of all multiruns of presets, oldest first."""
+        return self._search(f"tags.{SWEEP_TAG} LIKE '%'")
+
+    def children(self, run_id: str) -> list[Tracked]:
+        """The runs of a multirun, in whatever state, oldest first.
+
+        Args:
+            run_id: of its parent run.
+        """
+        return self._search(f"tags.`{PARENT_TAG}` = '{run_id}'")
+
+    def run(self, run_id: str) -> Tracked:
+        """One run.
+
+        Raises:
+            TrackingError: if there is no such run.
+        """
+        self.tags(run_id)
+        return _tracked(self._client.get_run(run_id))
+
+    def files(
+        self, runs: Sequence[Tracked], names: Sequence[str], folder: Path
+    ) -> dict[str, dict[str, Path]]:
+        """Of each run those of some artifacts that it has: run id -> name -> path.
+
+        Args:
+            runs: of this store.
+            names: paths of artifacts.
+            folder: takes what must be downloaded; artifacts on this machine stay where they are.
+        """
+        with ThreadPoolExecutor(DOWNLOADS) as pool:
+            found = pool.map(lambda run: [self._file(run, name, folder) for name in names], runs)
+            return {
+                run.run_id: {n: path for n, path in zip(names, paths, strict=True) if path}
+                for run, paths in zip(runs, found, strict=True)
+            }
+
+    def _file(self, run: Tracked, name: str, folder: Path) -> Path | None:
+        """An artifact's place, downloaded if it lies elsewhere; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        place = urlparse(run.artifacts)
+        if place.scheme in ("", "file"):
+            path = Path(unquote(place.path)) / name
+            return path if path.is_file() else None
+        target = folder / run.run_id
+        target.mkdir(parents=True, exist_ok=True)
+        with suppress(MlflowException, OSError):
+            return Path(self._client.download_artifacts(run.run_id, name, str(target)))
+        return None
+
+    def _search(self, wanted: str) -> list[Tracked]:
+        """Runs by a filter, of all experiments, page by page."""
+        experiments = [one.experiment_id for one in self._client.search_experiments()]
+        found: list[Tracked] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(experiments, wanted, max_results=PAGE, page_token=token)
+            found += map(_tracked, page)
+            token = page.token
+            if not token:
+                break
+        return sorted(found, key=lambda run: run.started)
+
     def artifact(self, run_id: str, path: str) -> Path:
         """Local copy of a file or folder of a run.
 
@@ -109,6 +202,22 @@ class Store:
         except (MlflowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise TrackingError(f"no model {uri!r} in {self.uri} ({reason})") from error
+
+
+def _tracked(run: Any) -> Tracked:
+    """A run of MLflow's client."""
+    info, data = run.info, run.data
+    ended = info.end_time or info.start_time
+    return Tracked(
+        run_id=str(info.run_id),
+        status=str(info.status),
+        tags=dict(data.tags),
+        params=dict(data.params),
+        metrics=dict(data.metrics),
+        started=info.start_time / 1000,
+        seconds=(ended - info.start_time) / 1000,
+        artifacts=str(info.artifact_uri),
+    )
 
 
 def absolute_uri(uri: str) -> str:
