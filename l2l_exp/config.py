@@ -68,6 +68,7 @@ class EvaluationConfig:
     cache: str | None = MISSING
     baselines: dict[str, Any] = MISSING
     references: dict[str, Any] = MISSING
+    microscope: dict[str, Any] | None = None
 
 
 @dataclass

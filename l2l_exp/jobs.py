@@ -34,13 +34,15 @@ from l2l_exp.meta.objective import MetaLoss
 from l2l_exp.meta.schedule import Schedule
 from l2l_exp.meta.train import MetaOptimizer, Options, Plan, Progress, check
 from l2l_exp.meta.train import train as meta_train
+from l2l_exp.microscope import Updates
 from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
+from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.provenance import code_version, environment, origin, sources
 from l2l_exp.record import Record, differences
 from l2l_exp.reference import Reference
-from l2l_exp.report import figures, frames, studies
+from l2l_exp.report import figures, frames, studies, updates
 from l2l_exp.report.pictures import pictures
 from l2l_exp.report.summary import summarize
 from l2l_exp.state import ContenderFiles, TrainingFile, forget
@@ -349,6 +351,7 @@ class Field(NamedTuple):
     references: Mapping[str, Reference]
     cache: TuningCache
     known: MutableMapping[str, Contender]
+    microscope: Updates | None = None
 
 
 def _compare(
@@ -391,7 +394,32 @@ def _compare(
     tracker.record("summary", summary)
     tracker.metrics(_headline(summary), 0)
     tracker.figure("comparison", figures.comparison(table, summary))
+    if field.microscope is not None:
+        _look(field.microscope, optimizee, rules, contenders[1], field.protocol, tracker, seed)
     job.console.comparison(summary)
+
+
+def _look(
+    microscope: Updates,
+    optimizee: Optimizee,
+    rules: Mapping[str, LearnedOptimizer],
+    baselines: Sequence[Contender],
+    protocol: Protocol,
+    tracker: Tracker,
+    seed: int,
+) -> None:
+    """Write the updates of the first rule, and those of the baselines in its place."""
+    tuned = {one.name: one.tuned.rates["final"] for one in baselines if one.tuned is not None}
+    shown = {
+        name: rule.with_rates([tuned[name]])
+        if isinstance(rule, Baseline) and name in tuned
+        else rule
+        for name, rule in rules.items()
+    }
+    seen = microscope(optimizee, shown, Seed("test", protocol.seed), protocol.horizon)
+    table = updates.table(tracker.run_id, seed, *seen)
+    tracker.table("updates", table)
+    tracker.figure("updates", updates.figure(table))
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, float]:
@@ -426,11 +454,20 @@ def _field(cfg: DictConfig, optimizee: Optimizee) -> Field:
     references = {str(name): build(node) for name, node in section.references.items()}
     for name, reference in references.items():
         _check_reference(name, reference, optimizee, baselines)
+    microscope = _microscope(section)
     if section.cache is None:
-        return Field(protocol, baselines, references, TuningCache(None), {})
+        return Field(protocol, baselines, references, TuningCache(None), {}, microscope)
     cache = Path(section.cache).expanduser()
     known = ContenderFiles(cache / "baselines")
-    return Field(protocol, baselines, references, TuningCache(cache / "tuning"), known)
+    return Field(protocol, baselines, references, TuningCache(cache / "tuning"), known, microscope)
+
+
+def _microscope(section: DictConfig) -> Updates | None:
+    """What is to be recorded of the rule's updates, if anything."""
+    made = None if section.microscope is None else build(section.microscope)
+    if made is not None and not isinstance(made, Updates):
+        raise ConfigError(f"evaluation.microscope must be a l2l_exp.microscope.Updates, not {made}")
+    return made
 
 
 def _check_reference(

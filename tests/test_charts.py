@@ -15,7 +15,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from omegaconf import OmegaConf
 
-from l2l_exp.report import charts, frames, paper, studies, style
+from l2l_exp.microscope import Followed, Proposals
+from l2l_exp.report import charts, frames, paper, studies, style, updates
 from l2l_exp.statistics import seeds_interval
 from l2l_exp.tracking import NoTracker
 
@@ -111,7 +112,24 @@ def run(seed: int, *overrides: str, final: float = 0.1, status: str = "FINISHED"
     return studies.Run(
         run_id, status, seed, (f"seed={seed}", *overrides), summary if done else None,
         (lambda: curves) if done else None, None if done else "it broke",
+        updates=(lambda: updates_of(run_id, seed)) if done else None,
     )  # fmt: skip
+
+
+def updates_of(run_id: str, seed: int) -> pd.DataFrame:
+    """Updates of two coordinates over two steps, and those that four gradients would have led to.
+
+    The learned rule's are the seed plus the number of the coordinate; adam's gradients are halved.
+    """
+    size = np.arange(2.0)
+    made = np.tile(seed + size, (2, 1))
+    asked = np.array([[-2.0, -1.0, 1.0, 2.0], [-1.0, 0.0, 1.0, 2.0]])
+    would = np.stack([asked, 2 * asked])
+    followed = Followed((3, 7), ("w[3]", "b[0]"), size, made, {"learned": made, "adam": made / 2})
+    swept = Proposals(
+        (3, 7), ("w[3]", "b[0]"), (0, 1), asked, made, {"learned": would, "adam": would / 2}
+    )
+    return updates.table(run_id, seed, followed, swept)
 
 
 def study(*runs, expected: int | None = None, **asked) -> studies.Study:
@@ -744,6 +762,37 @@ def test_matplotlib_and_the_study_are_left_as_they_were():
     assert dict(mpl.rcParams) == before
     pd.testing.assert_frame_equal(mine.steps, steps)
     pd.testing.assert_frame_equal(mine.runs, runs)
+
+
+# ------------------------------------------------------------------ updates
+
+
+def test_the_updates_of_one_run_are_drawn():
+    mine = study(*three())
+    for options, seed in (({}, 0), ({"seed": 2}, 2), ({"seed": 1, "condition": ""}, 1)):
+        figure = drawn(charts.updates(mine, **options))
+        assert f"learned (meta-seed {seed})" in note(figure)
+        first, second = figure.axes[2:4]  # below the gradients
+        for axes, made in ((first, seed), (second, seed + 1)):
+            shown = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+            assert shown["learned"] == [made] * 2 and shown["adam"] == [made / 2] * 2
+        assert [axes.get_title() for axes in figure.axes[:2]] == ["w[3]", "b[0]"]
+        proposed = [list(line.get_ydata()) for line in figure.axes[4].lines]
+        assert [-2, -1, 1, 2] in proposed
+
+
+@pytest.mark.parametrize("options", [{"seed": 7}, {"condition": "a=1"}])
+def test_updates_of_a_run_that_is_not_there_are_refused(options):
+    with pytest.raises(ValueError, match="updates of the meta-seeds 0, 1, 2, and none of seed="):
+        charts.updates(study(*three()), **options)
+
+
+def test_updates_are_written_and_read(tmp_path):
+    mine = study(*three())
+    studies.write(mine, tmp_path)
+    pd.testing.assert_frame_equal(studies.read(tmp_path).updates, mine.updates)
+    studies.write(study(), tmp_path / "none")
+    assert studies.read(tmp_path / "none").updates.empty
 
 
 # ------------------------------------------------------------------ render

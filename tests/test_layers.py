@@ -32,7 +32,7 @@ class Row(NamedTuple):
 ZERO = ("optimizees", "optimizers", "examples")
 TWO = (
     "meta", "evaluation", "reference", "tuning", "comparison", "statistics", "checkpoint",
-    "provenance", "state", "files", "errors", "nested",
+    "provenance", "state", "files", "errors", "nested", "microscope",
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "joblist", "record", "resume", "multirun", "hooks",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ Bools = npt.NDArray[np.bool_]
 SEED = "seed"
 """The key whose values are repetitions of one condition, not conditions."""
 FILE = "study.json"
+UPDATES = "updates.parquet"
 RUN_COLUMNS = ("run_id", "seed", "condition", "status", "error", "seconds", "commit")
 STEP_KEYS = ("run_id", "seed", "condition", "rule", "kind", "tuned_for", "lr", "step")
 MEASURES = ("loss", "running_mean", *frames.METRICS)
@@ -42,6 +44,7 @@ class Run:
             None of a run that has not finished.
         curves: makes its table (`frames.curves`) of losses by problem and step; None where there
             is none.
+        updates: makes its table of updates (`report.updates.table`); None where there is none.
     """
 
     run_id: str
@@ -53,6 +56,7 @@ class Run:
     error: str | None = None
     seconds: float = 0.0
     commit: str | None = None
+    updates: Callable[[], pd.DataFrame] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Study:
         criteria: one row per run and criterion, as `aggregation.rows_of` makes them.
         summaries: run id -> summary.
         expected: how many runs there should be; None where that is not known.
+        updates: the runs' tables of updates (`report.updates.table`), where they have any.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Study:
     criteria: pd.DataFrame
     summaries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     expected: int | None = None
+    updates: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def keys(self) -> list[str]:
@@ -133,6 +139,7 @@ def study(about: Mapping[str, Any], runs: Sequence[Run], expected: int | None = 
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries={run.run_id: run.summary or {} for run, _ in done},
         expected=expected,
+        updates=_updates(done),
     )
 
 
@@ -257,6 +264,13 @@ def _steps(done: Sequence[tuple[Run, str]]) -> tuple[pd.DataFrame, dict[str, str
     return steps, unreadable
 
 
+def _updates(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:
+    """The updates of all runs that recorded any, as far as they can be read."""
+    read = [read_or_tell(run.updates)[0] for run, _ in done if run.updates is not None]
+    tables = [table for table in read if table is not None]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
 def from_folder(folder: Path) -> Study:
     """The study of a multirun's folder, as `l2l-train -m` leaves it.
 
@@ -314,7 +328,14 @@ def run_of(folder: Path) -> Run | None:
         error=error or record.get("error"),
         seconds=record.get("seconds", 0.0),
         commit=record.get("commit"),
+        updates=partial(read_updates, folder) if (folder / UPDATES).is_file() else None,
     )
+
+
+def read_updates(folder: Path) -> pd.DataFrame:
+    """The table of updates in a folder; empty where there is none."""
+    path = folder / UPDATES
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
 def read_or_tell(read: Callable[[], Value]) -> tuple[Value | None, str | None]:
@@ -341,7 +362,7 @@ def selected(rule: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(study: Study, folder: Path) -> None:
-    """Write a study so that `read` makes the same again: study.json and steps.parquet."""
+    """Write a study so that `read` makes the same again: study.json and tables beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "name": study.name, "title": study.title, "question": study.question,
@@ -354,6 +375,8 @@ def write(study: Study, folder: Path) -> None:
         folder / "steps.parquet", compression="zstd", index=False, use_byte_stream_split=floats,
         use_dictionary=[name for name in study.steps if name not in floats],
     )  # fmt: skip
+    if len(study.updates):
+        study.updates.to_parquet(folder / UPDATES, compression="zstd", index=False)
 
 
 def read(folder: Path) -> Study:
@@ -381,6 +404,7 @@ def read(folder: Path) -> Study:
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries=summaries,
         expected=about["expected"],
+        updates=read_updates(folder),
     )
 
 

@@ -1,5 +1,6 @@
 """Charts: functions of a study, in the size and the style of a paper's figures."""
 
+from l2l_exp.report.charts.coordinates import updates
 from l2l_exp.report.charts.costs import overhead
 from l2l_exp.report.charts.effort import payoff, training_cost
 from l2l_exp.report.charts.final import selection, strips
@@ -12,5 +13,6 @@ from l2l_exp.report.charts.trajectories import curves
 
 __all__ = [
     "CHARTS", "Rendered", "check", "curves", "heat_map", "horizons", "lines", "overhead", "payoff",
-    "render", "seconds", "selection", "strips", "training_cost", "tuning", "validations",
+    "render", "seconds", "selection", "strips", "training_cost", "tuning", "updates",
+    "validations",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from l2l_exp.report import seeds
 from l2l_exp.report.aggregation import aggregate
+from l2l_exp.report.charts.coordinates import updates
 from l2l_exp.report.charts.costs import overhead
 from l2l_exp.report.charts.effort import payoff, training_cost
 from l2l_exp.report.charts.final import selection, strips
@@ -26,7 +27,7 @@ CHARTS: Final[Mapping[str, Chart]] = MappingProxyType(
         one.__name__: one
         for one in (
             curves, heat_map, horizons, lines, overhead, payoff, seconds, selection, strips,
-            training_cost, tuning, validations,
+            training_cost, tuning, updates, validations,
         )
     }
 )  # fmt: skip
