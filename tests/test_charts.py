@@ -244,6 +244,14 @@ def test_baselines_failures_are_told_by_condition_and_summed_where_there_are_man
     assert "Baselines' failed problems: over all conditions: nag 4 of 16 diverged." in many
 
 
+def test_baselines_that_a_condition_lacks_are_named():
+    fewer = table(0, {("learned", ""): decay(0.1), ("nag", "final"): decay(0.2)}, "v=b-0")
+    other = studies.Run(**{**vars(run(0, "v=b")), "curves": lambda: fewer})
+    told = note(charts.curves(study(run(0, "v=a"), other)))
+    assert "Baselines that were not run: v b adam." in told
+    assert "not run" not in note(charts.curves(study(run(0, "v=a"), run(0, "v=b"))))
+
+
 def test_one_seed_is_named_and_has_no_thin_line():
     figure = drawn(charts.curves(study(run(7))))
     assert len(of_color(figure.axes[0], "black")) == 1
