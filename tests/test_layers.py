@@ -32,7 +32,7 @@ class Row(NamedTuple):
 ZERO = ("optimizees", "optimizers", "examples")
 TWO = (
     "meta", "evaluation", "reference", "tuning", "comparison", "statistics", "checkpoint",
-    "provenance", "state", "files", "errors",
+    "architecture", "source", "nested", "provenance", "state", "files", "errors",
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "record", "resume", "multirun", "hooks", "signals",
@@ -56,6 +56,7 @@ TABLE = (
     Row(TWO, (*ZERO, "unroll"), ARRAYS | {"scipy", "safetensors"}),
     Row(("tracking",), CORE, frozenset({"mlflow", "filelock"})),
     Row(("dropin",), (*CORE, "tracking"), frozenset({"torch"})),
+    Row(("rule_cli",), (*CORE, "tracking", "dropin"), frozenset()),
     Row(("report",), (*CORE, "tracking"), PLOTS),
     Row(EDGE_MODULES, (*CORE, "tracking", "report"), EDGE),
 )
