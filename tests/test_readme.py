@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from l2l_exp.config import register, shipped
+from l2l_exp.source import RULES
 
 ROOT = Path(__file__).parent.parent
 README = "\n".join(
@@ -27,6 +28,7 @@ README = "\n".join(
         "docs/estimators.md",
         "docs/training.md",
         "docs/drop_in.md",
+        *(f"l2l_exp/rules/{path.name}" for path in sorted(RULES.glob("*.md"))),
     )
 )
 COMMANDS = ("l2l-train", "l2l-evaluate")
