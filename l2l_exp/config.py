@@ -112,6 +112,7 @@ class TrainConfig(EvaluateConfig):
     """Root of `l2l-train`."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    register: str | None = MISSING
 
 
 def register() -> None:

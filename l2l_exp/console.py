@@ -52,6 +52,10 @@ class Console:
         """Tell something on the error stream."""
         print(f"{self._prefix}{text}", file=sys.stderr, flush=True)
 
+    def registered(self, text: str) -> None:
+        """Say what became of a rule that was to be registered."""
+        self._say(text)
+
     def finished(self, run_id: str, folder: Path, uri: str | None) -> None:
         """Say where everything lies."""
         if self._brief:
