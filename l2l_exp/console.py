@@ -124,6 +124,8 @@ class Console:
             )
             self._out.print(_table(summary))
         learned = summary["learned"]
+        if "dead" in learned:
+            self.warn(f"{learned['name']}: {learned['dead']}")
         if "counts" in learned:
             counted = _counted(learned["counts"], summary["n_problems"])
             self._say(f"{learned['name']}: {counted}")

@@ -32,7 +32,8 @@ class Row(NamedTuple):
 ZERO = ("optimizees", "optimizers", "examples")
 TWO = (
     "meta", "evaluation", "reference", "tuning", "comparison", "statistics", "checkpoint",
-    "architecture", "source", "nested", "provenance", "state", "files", "errors",
+    "architecture", "source", "foreign", "imported", "dead", "nested", "provenance", "state",
+    "files", "errors",
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "record", "resume", "multirun", "hooks", "signals",
