@@ -59,16 +59,7 @@ def export_rule(arguments: Sequence[str]) -> None:
     Raises:
         UserError, ValueError, OSError: for what a user can mend.
     """
-    parser = Parser("l2l-export", description="Write a trained rule as one safetensors file.")
-    parser.add_argument("source", metavar="SOURCE", help=SOURCE)
-    parser.add_argument("out", metavar=f"OUT{SUFFIX}", type=Path, help="replaced if it exists")
-    parser.add_argument("--seed", type=int, help="meta-seed of the member of a multirun")
-    parser.add_argument(
-        "--horizon",
-        type=_count,
-        help="what the rule was trained on, where its checkpoint is silent",
-    )
-    given = parser.parse_args(arguments)
+    given = export_parser().parse_args(arguments)
     _check_name(given.out)
     from l2l_exp.dropin.load import find
 
@@ -78,13 +69,27 @@ def export_rule(arguments: Sequence[str]) -> None:
     _write(given.out, rule)
 
 
+def export_parser() -> Parser:
+    """Arguments of l2l-export."""
+    parser = Parser("l2l-export", description="Write a trained rule as one safetensors file.")
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE)
+    parser.add_argument("out", metavar=f"OUT{SUFFIX}", type=Path, help="replaced if it exists")
+    parser.add_argument("--seed", type=int, help="meta-seed of the member of a multirun")
+    parser.add_argument(
+        "--horizon",
+        type=_count,
+        help="what the rule was trained on, where its checkpoint is silent",
+    )
+    return parser
+
+
 def import_rule(arguments: Sequence[str]) -> None:
     """Write the LSTM of others, which lies in a file of plain arrays, as a rule.
 
     Raises:
         UserError, ValueError, OSError: for what a user can mend.
     """
-    given = _import_parser().parse_args(arguments)
+    given = import_parser().parse_args(arguments)
     _check_name(given.out)
     from l2l_exp import foreign, imported
 
@@ -99,7 +104,7 @@ def import_rule(arguments: Sequence[str]) -> None:
         _try(rule)
 
 
-def _import_parser() -> Parser:
+def import_parser() -> Parser:
     """Arguments of l2l-import."""
     parser = Parser(
         "l2l-import",

@@ -99,6 +99,7 @@ KEYS = {
     "startup": {"seconds"},
     "training": {"estimators", "seeds", "cosine_of_subset_trained_rule"},
     "estimators": {"toy", "lstm", "size"},
+    "dropin": {"rows"},
 }
 
 

@@ -17,10 +17,12 @@ from l2l_exp import checkpoint
 from l2l_exp.architecture import rebuild
 from l2l_exp.checkpoint import CheckpointError
 from l2l_exp.dropin.load import find
+from l2l_exp.optimizees.spec import ParamSpec
+from l2l_exp.optimizers.base import Observation
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
 from l2l_exp.provenance import sources
 from l2l_exp.source import RULES, bundled_rules
-from l2l_exp.tracking import TrackingError, trained_rule
+from l2l_exp.tracking import MlflowTracker, TrackingError, trained_rule
 
 pytest_plugins = ["edge_fixtures"]
 
@@ -208,3 +210,50 @@ def test_members_whose_validations_mean_something_else_are_not_compared(tmp_path
     a_run(tmp_path / "many" / "1", 1, 0.5, "other")
     with pytest.raises(SystemExit, match="do not mean the same"):
         BUNDLE["bundle"]("mine", tmp_path / "many", tmp_path)
+
+
+# ------------------------------------------------------------------ every way to a rule
+
+
+def ways(name: str, tmp_path: Path, store: str) -> dict[str, str]:
+    """Every source that means the same rule."""
+    rule = find(name)
+    checkpoint.save(tmp_path / "folder", rule, rule.about)
+    checkpoint.export(tmp_path / "one.safetensors", rule, rule.about)
+    tracker = MlflowTracker(tmp_path / "run", store, "study")
+    tracker.checkpoint(rule, {**rule.about, "validated": "same"})
+    tracker.register("best", print)
+    assert tracker.finish("FINISHED")
+    return {
+        "name": name, "bundled": f"bundled:/{name}", "folder": str(tmp_path / "folder"),
+        "exported": str(tmp_path / "one.safetensors"), "run": f"runs:/{tracker.run_id}",
+        "champion": "models:/best@champion",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", bundled_rules())
+def test_by_every_way_the_updates_are_those_of_step_bit_for_bit(
+    name, dtype, store, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    rule = checkpoint.load(RULES / f"{name}.safetensors").to(dtype)
+    spec = ParamSpec.of({"w": ((3, 4), "fc"), "b": ((3,), "bias")})
+    begin = torch.randn(1, 15, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for way, source in ways(name, tmp_path, store).items():
+        tensors = spec.unflatten(begin[0].clone())
+        parameters = {key: nn.Parameter(x.clone()) for key, x in tensors.items()}
+        groups = [{"params": list(parameters.items()), "kinds": ["fc", "bias"]}]
+        optimizer = l2l_exp.load_optimizer(source, groups, horizon=6)
+        theta, state = begin, rule.init_state(begin, spec)
+        for step in range(6):
+            grad = theta**3 + 0.1
+            for key, x in spec.unflatten(grad[0]).items():
+                parameters[key].grad = x.clone()
+            optimizer.step()
+            with torch.no_grad():
+                seen = Observation(grad, theta, theta.sum(1), step, 6, spec)
+                update, state = rule.step(seen, state)
+            theta = theta + update
+            assert torch.equal(spec.flatten(parameters), theta[0]), (way, step)
+        assert not torch.equal(theta, begin)
