@@ -12,7 +12,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
-from l2l_exp.checkpoint import folder_of
 from l2l_exp.config import ConfigError, shipped
 from l2l_exp.errors import UserError
 from l2l_exp.report import aggregation, charts, page, pairing, seeds, sides, sources
@@ -21,6 +20,7 @@ from l2l_exp.report.pairing import Side
 from l2l_exp.report.sections import Preset
 from l2l_exp.report.shipping import ship
 from l2l_exp.report.sources import Collection
+from l2l_exp.source import place_of
 
 COMMAND = re.compile(r"^# (l2l-(?:train|evaluate) .*?)(?:\s{2,}.*|\s*\(.*)?$", re.MULTILINE)
 """The command in the header of a preset, without what is said of it."""
@@ -158,8 +158,8 @@ def _compare(cfg: DictConfig, folder: Path) -> None:
 
 def _side(name: str, store: str | None, folder: Path) -> Side:
     """A side by folder, preset or run id."""
-    path = folder_of(name)
-    if path is not None:
+    path = place_of(name)
+    if path is not None and path.is_dir():
         return sides.of_folder(name, path)
     if store is None or "/" in name:
         raise ConfigError(f"{name} is no folder: give one, a run id, or a preset that was run here")

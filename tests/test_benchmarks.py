@@ -100,6 +100,7 @@ KEYS = {
     "report": {"runs", "rows", "seconds", "processor_seconds"},
     "training": {"estimators", "seeds", "cosine_of_subset_trained_rule"},
     "estimators": {"toy", "lstm", "size"},
+    "dropin": {"rows"},
 }
 
 

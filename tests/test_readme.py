@@ -16,6 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from l2l_exp.cli import OUR_OPTIONS, READERS, _arguments
 from l2l_exp.config import register, shipped
+from l2l_exp.rule_cli import export_parser, import_parser
+from l2l_exp.source import RULES
 
 ROOT = Path(__file__).parent.parent
 README = "\n".join(
@@ -30,12 +32,15 @@ README = "\n".join(
         "docs/drop_in.md",
         "docs/studies.md",
         "sweeps/README.md",
+        "docs/guide.md",
+        *(f"l2l_exp/rules/{path.name}" for path in sorted(RULES.glob("*.md"))),
     )
 )
 COMMANDS = ("l2l-train", "l2l-evaluate", "l2l-report", "l2l-compare")
-KNOWN = (*COMMANDS, "make", "git", "cd", "mlflow", "pip", "uv", "python", "python3", "source",
-         "export", "mkdir", "cp", "cat", "ls", "pytest", "nvidia-smi", "conda", "tmux",
-         "l2l-report")  # fmt: skip
+PARSERS = {"l2l-export": export_parser, "l2l-import": import_parser}
+KNOWN = (*COMMANDS, *PARSERS, "make", "git", "cd", "mlflow", "pip", "uv", "python", "python3",
+         "source", "export", "mkdir", "cp", "cat", "ls", "pytest", "nvidia-smi", "conda",
+         "tmux")  # fmt: skip
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z_0-9]*=\S*$")
 
 
@@ -63,6 +68,7 @@ def lines(text: str) -> Iterator[list[str]]:
 
 TOLD = list(lines(README))
 COMMAND_LINES = [words for words in TOLD if words[0] in COMMANDS]
+RULE_LINES = [words for words in TOLD if words[0] in PARSERS]
 MAKE_LINES = [words for words in TOLD if words[0] == "make"]
 
 
@@ -99,6 +105,12 @@ def test_the_readme_tells_commands():
 @pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
 def test_a_command_of_the_readme_composes(words):
     composes(words)
+
+
+@pytest.mark.parametrize("words", RULE_LINES, ids=" ".join)
+def test_a_command_on_rules_has_the_arguments_that_it_takes(words):
+    given = PARSERS[words[0]]().parse_args(words[1:])
+    assert given.out.suffix == ".safetensors"
 
 
 @pytest.mark.parametrize("words", MAKE_LINES, ids=" ".join)
