@@ -1,5 +1,6 @@
 """What l2l-report and l2l-compare do: from a composed config to a page, or to a table."""
 
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -58,10 +59,14 @@ def compare(cfg: DictConfig) -> None:
 
 def presets() -> list[Preset]:
     """All presets: the paper's figures, then the others, by name."""
-    paths = sorted(
-        shipped("sweeps").glob("*.yaml"), key=lambda p: (not p.stem.startswith("fig"), p.stem)
-    )
+    paths = sorted(shipped("sweeps").glob("*.yaml"), key=lambda path: _order(path.stem))
     return [_preset(path) for path in paths]
+
+
+def _order(name: str) -> tuple[float, str]:
+    """Figures by their number, then the others."""
+    number = re.match(r"fig(\d+)", name)
+    return (float(number[1]) if number else math.inf), name
 
 
 def listed(value: Any) -> list[str]:
