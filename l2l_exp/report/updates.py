@@ -106,9 +106,9 @@ def _spread(steps: Sequence[int]) -> list[int]:
 def _over_steps(above: Axes, below: Axes, rows: pd.DataFrame, rules: Sequence[str]) -> None:
     """Gradient, and updates of all rules, over the steps."""
     looks = looks_of(rules)
-    for rule in reversed(rules):  # the first on top
+    for rule in rules:  # thin lines over the thick one
         mine = rows[rows["rule"] == rule]
-        below.plot(mine["step"], mine["update"], **looks[rule])
+        below.plot(mine["step"], mine["update"], **looks[rule] | {"zorder": 2})
     above.plot(mine["step"], mine["gradient"], color="0.3", linewidth=0.9)
     for axes in (above, below):
         axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
