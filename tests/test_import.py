@@ -411,7 +411,7 @@ def test_the_threshold_is_the_share_of_the_median_problem():
     assert "3 of 3" in told(np.nan, np.inf, 2.0)
     assert dead_rule(record, least_gain=0.0) is not None
     record.metrics["train_loss"][:] = 0.0
-    assert "3 of 3" in dead_rule(record)
+    assert "3 of 3" in dead_rule(record) and "3 of 3" in dead_rule(record, least_gain=0.0)
 
 
 def test_an_import_that_does_nothing_says_so(tmp_path, capsys):
