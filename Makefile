@@ -12,7 +12,7 @@ CREATE = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e
 endif
 
-.PHONY: help demo test slow lint ui bench clean
+.PHONY: help demo test slow lint report ui bench clean
 
 help:            ## Show the targets.
 	@awk -F':.*## *' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,9 +31,13 @@ lint: $(VENV)/.installed-dev  ## Formatting, lint rules, types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-ui: $(VENV)/.installed  ## Look at the runs in MLflow, at http://127.0.0.1:5000
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-		$(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+report: $(VENV)/.installed  ## Run two studies here, and make report/index.html of them and of the shipped results.
+	$(BIN)/l2l-train sweeps=fig4_mlp hydra/launcher=joblib hydra.launcher.n_jobs=2
+	$(BIN)/l2l-evaluate sweeps=fig4_mlp_200
+	$(BIN)/l2l-report folders=multirun results=results
+
+ui: $(VENV)/.installed  ## Look at the latest study, and all runs, in MLflow at http://127.0.0.1:5000
+	$(BIN)/python -m l2l_exp.ui
 
 bench: $(VENV)/.installed  ## Measure what README and CHANGELOG say about speed.
 	$(BIN)/python -m benchmarks

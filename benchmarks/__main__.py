@@ -1,7 +1,7 @@
 """Measure what README and CHANGELOG say about speed: python -m benchmarks [part ...] [json path].
 
-Parts: window, step, rules, memory, history, tuning, art, startup, training, estimators; all of them
-by default.
+Parts: window, step, rules, memory, history, tuning, art, startup, training, estimators, report,
+dropin; all of them by default.
 What counts is ratios: everything is measured side by side, in rounds that take turns.
 """
 
@@ -17,10 +17,12 @@ from rich.table import Table
 
 from benchmarks import (
     art,
+    dropin,
     estimators,
     history,
     measure,
     memory,
+    report,
     rules,
     startup,
     step,
@@ -42,6 +44,8 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "startup": startup.PART,
         "training": training.PART,
         "estimators": estimators.PART,
+        "report": report.PART,
+        "dropin": dropin.PART,
     }
 )
 

@@ -1,36 +1,31 @@
-"""Checkpoints: the meta-parameters as safetensors, the architecture as json beside them."""
+"""Checkpoints: the meta-parameters as safetensors, the architecture as json beside or inside them.
 
-import glob
-import importlib
+A run writes a folder of two files; what is handed on is one file, with the json in its metadata.
+"""
+
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save as serialized
+from torch import Tensor
 
-from l2l_exp.errors import UserError
+from l2l_exp.architecture import TARGET, CheckpointError, rebuild
 from l2l_exp.files import replacing, write_text
 from l2l_exp.nested import contains, flatten
 from l2l_exp.optimizers.base import LearnedOptimizer
 
+__all__ = ["CheckpointError", "export", "load", "locate", "read_description", "rebuild", "save"]
 FORMAT_VERSION = 1
 PARAMETERS = "rule.safetensors"
 DESCRIPTION = "rule.json"
 FOLDER = "checkpoint"
 """Where a run keeps it, in its own folder and in the store."""
-SWEEPS = "multirun"
-"""Where multiruns lie, in the working directory."""
-TARGET = "_target_"
-CLASS = "hydra.utils.get_class"
-"""How a config writes a class that is an argument, as that of a torch optimizer."""
-
-
-class CheckpointError(UserError, ValueError):
-    """A checkpoint cannot be read; the message names the file and what is wrong with it."""
+METADATA = "l2l_exp"
+"""Key of an exported file's metadata under which it describes itself."""
 
 
 def save(folder: Path, rule: LearnedOptimizer, about: Mapping[str, Any]) -> None:
@@ -44,65 +39,66 @@ def save(folder: Path, rule: LearnedOptimizer, about: Mapping[str, Any]) -> None
     Raises:
         ValueError: if the rule does not know its architecture.
     """
-    if rule.architecture is None:
-        raise ValueError(f"set the architecture of this {type(rule).__name__} before it is saved")
-    tensors = {name: x.detach().cpu().contiguous() for name, x in rule.state_dict().items()}
+    description = _description(rule, about)
     with replacing(folder / PARAMETERS) as partial:
-        save_file(tensors, partial)
-    description = {
-        "format_version": FORMAT_VERSION,
-        "architecture": dict(rule.architecture),
-        "about": dict(about),
-    }
+        save_file(_tensors(rule), partial)
     write_text(folder / DESCRIPTION, json.dumps(description, indent=2, allow_nan=False) + "\n")
 
 
-def load(folder: Path) -> LearnedOptimizer:
-    """Rebuild the rule of a checkpoint folder, on the CPU.
+def export(path: Path, rule: LearnedOptimizer, about: Mapping[str, Any]) -> None:
+    """Write a rule as one file; the same rule gives the same bytes.
+
+    Args:
+        path: a safetensors file whose metadata describe the rule; replaced if it exists.
+        rule, about: as for `save`.
+
+    Raises:
+        ValueError: if the rule does not know its architecture.
+    """
+    metadata = {METADATA: json.dumps(_description(rule, about), allow_nan=False)}
+    with replacing(path) as partial:
+        partial.write_bytes(serialized(_tensors(rule), metadata))
+
+
+def load(source: Path) -> LearnedOptimizer:
+    """Rebuild the rule of a checkpoint's folder, or of an exported file, on the CPU.
 
     Raises:
         CheckpointError: if a file is missing, broken, of a newer format, or not a rule's.
     """
-    description = read_description(folder)
-    rule = rebuild(description["architecture"], folder / DESCRIPTION)
-    path = folder / PARAMETERS
+    description = read_description(source)
+    told_in = source if source.is_file() else source / DESCRIPTION
+    rule = rebuild(description["architecture"], told_in)
+    path = source if source.is_file() else source / PARAMETERS
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {PARAMETERS}: it is not a whole checkpoint")
+        raise CheckpointError(f"{source} holds no {PARAMETERS}: it is not a whole checkpoint")
     try:
         rule.load_state_dict(load_file(path), assign=True)  # keeps float64
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}): it is truncated or foreign"
-        ) from error
+        raise _unreadable(path, error) from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not fit its {DESCRIPTION}: {reason}") from error
+        raise CheckpointError(f"{path} does not fit its {told_in.name}: {reason}") from error
     rule.architecture = description["architecture"]
     rule.about = description.get("about") or {}
     return rule
 
 
-def folder_of(source: str) -> Path | None:
-    """The folder that a source means: itself, or the latest multirun of a preset's name."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    found = [one.parent for one in Path(SWEEPS).glob(f"{glob.escape(source)}-*/sweep.json")]
-    found = [one for one in found if one.name.rpartition("-")[0] == source]
-    return max(found, key=lambda one: (one / "sweep.json").stat().st_mtime, default=None)
-
-
 def locate(source: Path, seed: int | None, where: Mapping[str, Any] | None = None) -> Path:
-    """The checkpoint that a folder holds.
+    """The checkpoint that a path means: a checkpoint's folder, or an exported file.
 
     Args:
-        source: a checkpoint's own folder, a run's, or that of a multirun over meta-seeds.
+        source: a checkpoint's own folder or one of its files, a run's folder, that of a multirun
+            over meta-seeds, or an exported file.
         seed: the meta-seed of the member that is meant; of no use for one checkpoint.
         where: keys of the config of the member that is meant, nested or dotted, and their values.
 
     Raises:
         CheckpointError: unless exactly one member of a multirun is meant.
     """
+    if source.is_file():
+        whole = (source.parent / DESCRIPTION).is_file()
+        return source.parent if whole and source.name in (DESCRIPTION, PARAMETERS) else source
     if (source / FOLDER).is_dir():
         return source / FOLDER
     found = [path.parent for path in sorted(source.glob(f"*/{FOLDER}/{DESCRIPTION}"))]
@@ -141,38 +137,34 @@ def _record(run: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def rebuild(architecture: Mapping[str, Any], path: Path) -> LearnedOptimizer:
-    """Make a fresh rule of an architecture.
+def read_description(source: Path) -> dict[str, Any]:
+    """Read and check what a checkpoint says of itself.
 
     Args:
-        architecture: as `LearnedOptimizer.architecture`; only classes of torch modules are called,
-            with classes of torch optimizers among their arguments.
-        path: where it was read, for messages.
-
-    Raises:
-        CheckpointError: if something in it cannot be imported, is no module class, or refuses its
-            arguments, or if the whole is not a rule.
-    """
-    rule = _build(architecture, path)
-    if not isinstance(rule, LearnedOptimizer):
-        raise CheckpointError(f"{path} describes {type(rule).__name__}, not a rule")
-    return rule
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Read and check what a checkpoint says of itself.
+        source: a checkpoint's folder, or an exported file.
 
     Raises:
         CheckpointError: as `load`.
     """
-    path = folder / DESCRIPTION
+    if source.is_file():
+        return _parsed(source, _metadata(source))
+    path = source / DESCRIPTION
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {DESCRIPTION}: give the folder of a checkpoint")
+        raise CheckpointError(f"{source} holds no {DESCRIPTION}: give the folder of a checkpoint")
     try:
-        description = json.loads(path.read_text())
+        return _parsed(path, path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint's description ({error!r})") from error
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    """A checkpoint's description, checked."""
+    try:
+        description = json.loads(text)
         version = description["format_version"]
         description["architecture"][TARGET]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        dict(description.get("about") or {})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a checkpoint's description ({error!r})") from error
     if not isinstance(version, int) or version < 1:
         raise CheckpointError(f"{path}: format_version={version!r} must be a number >= 1")
@@ -184,33 +176,38 @@ def read_description(folder: Path) -> dict[str, Any]:
     return dict(description)
 
 
-def _build(node: Any, path: Path) -> Any:
-    """Make a described object, whatever it is nested in."""
-    if isinstance(node, list):
-        return [_build(item, path) for item in node]
-    if not isinstance(node, dict):
-        return node
-    if TARGET not in node:
-        return {key: _build(value, path) for key, value in node.items()}
-    if node[TARGET] == CLASS:
-        return _find(str(node.get("path")), torch.optim.Optimizer, "torch optimizer", path)
-    target = _find(str(node[TARGET]), nn.Module, "torch module", path)
-    arguments = {key: _build(value, path) for key, value in node.items() if key != TARGET}
+def _metadata(path: Path) -> str:
+    """What an exported file says of itself."""
     try:
-        return target(**arguments)
-    except Exception as error:
-        raise CheckpointError(f"{path}: {node[TARGET]} refuses its arguments ({error})") from error
-
-
-def _find(dotted: str, base: type, what: str, path: Path) -> type:
-    """Import a class, which must be a subclass of `base`."""
-    module_name, _, name = dotted.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # a module may raise anything while it is imported
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if METADATA not in metadata:
         raise CheckpointError(
-            f"{path} needs {dotted}, which cannot be imported ({error})"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise CheckpointError(f"{path} asks for {dotted}, which is not a {what} class")
-    return found
+            f"{path} is no exported rule: its metadata have no {METADATA!r} (l2l-export writes "
+            f"such files, l2l-import makes them of the arrays of others)"
+        )
+    return str(metadata[METADATA])
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """The error for a file that is no safetensors file."""
+    reason = " ".join(str(error).split())
+    return CheckpointError(f"{path} cannot be read ({reason}): it is truncated or foreign")
+
+
+def _tensors(rule: LearnedOptimizer) -> dict[str, Tensor]:
+    """A rule's meta-parameters, ready to be written."""
+    return {name: x.detach().cpu().contiguous() for name, x in rule.state_dict().items()}
+
+
+def _description(rule: LearnedOptimizer, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    if rule.architecture is None:
+        raise ValueError(f"set the architecture of this {type(rule).__name__} before it is saved")
+    return {
+        "format_version": FORMAT_VERSION,
+        "architecture": dict(rule.architecture),
+        "about": dict(about),
+    }

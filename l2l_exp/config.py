@@ -114,6 +114,7 @@ class TrainConfig(EvaluateConfig):
     """Root of `l2l-train`."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    register: str | None = MISSING
 
 
 @dataclass

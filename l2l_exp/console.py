@@ -66,6 +66,10 @@ class Console:
         """Tell something on the error stream."""
         print(f"{self._prefix}{text}", file=sys.stderr, flush=True)
 
+    def registered(self, text: str) -> None:
+        """Say what became of a rule that was to be registered."""
+        self._say(text)
+
     def finished(self, run_id: str, folder: Path, uri: str | None) -> None:
         """Say where everything lies."""
         if self._brief:
@@ -134,6 +138,8 @@ class Console:
             )
             self._out.print(_table(summary))
         learned = summary["learned"]
+        if "dead" in learned:
+            self.warn(f"{learned['name']}: {learned['dead']}")
         if "counts" in learned:
             counted = _counted(learned["counts"], summary["n_problems"])
             self._say(f"{learned['name']}: {counted}")

@@ -39,7 +39,7 @@ from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
-from l2l_exp.provenance import code_version, environment, sources
+from l2l_exp.provenance import code_version, environment, origin, sources
 from l2l_exp.record import Record, differences
 from l2l_exp.reference import Reference
 from l2l_exp.report import figures, frames, studies, updates
@@ -47,6 +47,7 @@ from l2l_exp.report.pictures import pictures
 from l2l_exp.report.summary import summarize
 from l2l_exp.state import ContenderFiles, TrainingFile, forget
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError
+from l2l_exp.tracking.registry import check_name
 from l2l_exp.tuning import TuningCache
 
 Command = Literal["train", "evaluate"]
@@ -212,7 +213,11 @@ def _continued(job: Job, old: Record, new: Record) -> Record:
 
 def _send_rest(job: Job, old: Record) -> None:
     """Say that a run has ended before; first send what its store did not get."""
-    if old.unsent and old.status in ("FINISHED", "FAILED"):
+    asked = job.cfg.get("register") if old.status == "FINISHED" else None
+    newly = asked is not None and asked != old.config.get("register")
+    if newly:
+        _check_register(job.cfg)
+    if (old.unsent or newly) and old.status in ("FINISHED", "FAILED"):
         tracker = _open(job, old)
         _describe(job, old, tracker)
         for path in sorted(job.folder.iterdir()):
@@ -220,6 +225,8 @@ def _send_rest(job: Job, old: Record) -> None:
                 tracker.publish(path)
         for path in sorted((job.folder / "checkpoint").glob("rule.*")):
             tracker.publish(path, "checkpoint")
+        if asked is not None:
+            tracker.register(asked, job.console.registered)
         dataclasses.replace(old, unsent=not tracker.finish(old.status)).write(job.folder)
     job.console.nothing_to_do(str(old.run_id), job.folder, old.status)
 
@@ -277,6 +284,7 @@ def _prepare_training(job: Job) -> Work:
         raise ConfigError(f"training.meta_optimizer: {error}") from error
     field = _field(cfg, optimizee) if cfg.evaluation.enabled else None
     options = build_options(cfg, optimizee)
+    _check_register(cfg)
     for part in options.mixture.optimizees.values():
         _check_fit(rule, part)
     check(rule, gradient, meta_loss, plan, options)
@@ -311,6 +319,18 @@ def _train(job: Job, training: Training, field: "Field | None", tracker: Tracker
         extra = {"cost": cost, "selection": _selection(plan, progress), **told}
         extra["trained_horizon"] = known["horizon"]
         _compare(job, optimizee, rule, field, tracker, seed, extra)
+    if job.cfg.register is not None:
+        tracker.register(job.cfg.register, job.console.registered)
+
+
+def _check_register(cfg: DictConfig) -> None:
+    """Raise UserError if what is trained could not be registered at the end."""
+    if cfg.register is not None:
+        check_name(cfg.register)
+        if cfg.tracking.uri is None:
+            raise ConfigError(
+                f"register={cfg.register} needs a store, and tracking=none has none: leave one out"
+            )
 
 
 def _prepare_evaluation(job: Job) -> Work:
@@ -594,6 +614,7 @@ def _describe(job: Job, of: Record, tracker: Tracker) -> None:
     if of.accepted:
         tracker.tags({"accepted_changes": "; ".join(of.accepted)})
     tracker.tags({**job.choices, **code_version(), **environment(), FOLDER_TAG: str(job.folder)})
+    tracker.tags(origin(job.command))
     tracker.tags({"overrides": json.dumps(of.overrides), "condition": _condition(job)})
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(of.config)))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from l2l_exp import record
@@ -19,8 +23,8 @@ from l2l_exp.config import ConfigError, build, plain
 from l2l_exp.console import Console
 from l2l_exp.files import write_json
 from l2l_exp.joblist import listed, planned, swept
-from l2l_exp.provenance import code_version, environment, sources
-from l2l_exp.report import race, seeds, studies
+from l2l_exp.provenance import code_version, environment, origin, sources
+from l2l_exp.report import answers, charts, race, seeds, studies
 from l2l_exp.report.studies import key_of
 from l2l_exp.resume import quoted
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError, absolute_uri
@@ -74,10 +78,11 @@ def begin(config: DictConfig, command: str) -> Multirun:
         command: "train" or "evaluate".
 
     Raises:
-        ConfigError: if the launcher cannot launch here.
+        ConfigError: if the launcher cannot launch here, or a chart is none.
         TrackingError: if the store cannot be opened.
     """
     check_launcher(config)
+    check_charts(config)
     overrides = _overrides(config)
     choices = _choices(config)
     label, key, folder = _place(config, command)
@@ -102,7 +107,7 @@ def begin(config: DictConfig, command: str) -> Multirun:
     tracker.publish(folder / FILE)
     tracker.params({"command": command, "overrides": " ".join(overrides), **_shown(known)})
     tracker.tags({**choices, **code_version(), **environment(), FOLDER_TAG: str(folder)})
-    tracker.tags({"mlflow.note.content": _heading(config)})
+    tracker.tags({"mlflow.note.content": _heading(config), **origin(command)})
     with open_dict(config):
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
@@ -223,14 +228,42 @@ def _aggregate(multirun: Multirun) -> None:
         tracker.table("race", runs)
         text += f"\n{race.as_text(runs)}"
     tracker.text("aggregate.md", text)
-    heading = f"# {found.title}\n\n{found.question}\n\n" if found.question else ""
-    tracker.tags({"mlflow.note.content": heading + text})  # what the interface shows first
-    if table["condition"].nunique() == 1:
-        shown = table.set_index("criterion")[["log_ratio", "low", "high", "median"]]
-        numbers = shown.to_dict("index").items()
-        flat = {f"seeds.{name}.{key}": v for name, row in numbers for key, v in row.items()}
-        tracker.metrics(flat, rows["run_id"].nunique())
-    tracker.figure("seeds", seeds.figure(rows, table))
+    heading = f"# {found.title}\n\n" if found.question else ""
+    answer = "".join(f"- {line}\n" for line in answers.sentences(rows, table))
+    note = f"{heading}{found.question}\n\n{answer}\n{text}"
+    tracker.tags({"mlflow.note.content": note})  # what the interface shows first
+    tracker.metrics(_numbers(table), rows["run_id"].nunique())
+    for name, figure in _drawn(found).items():
+        tracker.figure(name, figure)
+
+
+def _numbers(table: pd.DataFrame) -> dict[str, float]:
+    """The aggregate as metrics, e.g. "final.ratio" or, of one of several conditions,
+    "final.ratio/variant relu"."""
+    numbers = {}
+    for row in table.to_dict("records"):
+        condition = re.sub(r"[^\w .:/-]", " ", str(row["condition"]))
+        place = f"/{condition}" if condition else ""
+        for name, key in (("ratio", "log_ratio"), ("ratio_low", "low"), ("ratio_high", "high")):
+            numbers[f"{row['criterion']}.{name}{place}"] = float(np.exp(row[key]))
+        numbers[f"{row['criterion']}.loss{place}"] = float(row["median"])
+    return numbers
+
+
+def _drawn(found: studies.Study) -> Mapping[str, Figure]:
+    """The figures of a study; why one cannot be drawn is told."""
+    drawn = charts.render(found)
+    for name, reason in drawn.reasons.items():
+        Console().warn(f"no figure {name!r}: {reason}")
+    return drawn.figures
+
+
+def check_charts(config: DictConfig) -> None:
+    """Raise ConfigError if the study asks for what is no chart."""
+    try:
+        charts.check(plain(config.study)["charts"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _records(folder: Path) -> dict[Path, record.Record]:

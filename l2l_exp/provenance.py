@@ -1,5 +1,6 @@
 """Where a result comes from: code version, environment, machine."""
 
+import getpass
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -13,6 +14,7 @@ from typing import Any
 
 import l2l_exp
 from l2l_exp import checkpoint
+from l2l_exp.source import place_of
 
 PACKAGE = Path(l2l_exp.__file__).parent
 ARITHMETIC = ("torch", "numpy")
@@ -41,7 +43,7 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
     Args:
         config: resolved.
     """
-    found = {f"l2l_exp/{p.relative_to(PACKAGE)}": _hash(p) for p in sorted(PACKAGE.rglob("*.py"))}
+    found = {_name(path): _hash(path) for path in sorted(PACKAGE.rglob("*.py"))}
     for module in sorted({node["_target_"].rpartition(".")[0] for node in _described(config)}):
         if module.split(".")[0] not in ("l2l_exp", "hydra", *ARITHMETIC):
             path = _source_file(module)
@@ -49,8 +51,17 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
                 found[module] = _hash(path)
     for node in _described(config):
         if node["_target_"].rpartition(".")[-1] == TRAINED and node.get("source"):
-            found |= {str(path): _hash(path) for path in _parameters(node)}
+            found |= {_name(path): _hash(path) for path in _parameters(node)}
     return found | {name: importlib.metadata.version(name) for name in ARITHMETIC}
+
+
+def origin(command: str) -> dict[str, str]:
+    """Who made a run by what, under the names that MLflow's interface shows in columns."""
+    tags = {"mlflow.source.name": f"l2l-{command}", "mlflow.source.type": "LOCAL"}
+    with suppress(OSError, KeyError, ImportError):  # a user without a name
+        tags["mlflow.user"] = getpass.getuser()
+    commit = code_version().get("git.commit")
+    return tags | ({} if commit is None else {"mlflow.source.git.commit": commit})
 
 
 def environment() -> dict[str, str]:
@@ -77,17 +88,27 @@ def _described(node: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _parameters(node: Mapping[str, Any]) -> list[Path]:
-    """The files of a trained rule that is read from a folder; a run's id has none here.
+    """The files of a trained rule that is read from a path; a run's id has none here.
 
     Of a multirun whose member is not known, as before its seeds are dealt out, those of all.
     """
-    folder = checkpoint.folder_of(str(node["source"]))
-    if folder is None:
+    try:
+        place = place_of(str(node["source"]))
+    except checkpoint.CheckpointError:  # told where the rule is built
         return []
-    with suppress(checkpoint.CheckpointError):  # told where the rule is built
-        folder = checkpoint.locate(folder, node.get("seed"), node.get("where"))
+    if place is None:
+        return []
+    with suppress(checkpoint.CheckpointError):
+        place = checkpoint.locate(place, node.get("seed"), node.get("where"))
+    if place.is_file():
+        return [place]
     places = ("", f"*/{checkpoint.FOLDER}/")
-    return [path for place in places for path in sorted(folder.glob(f"{place}*.safetensors"))]
+    return [path for each in places for path in sorted(place.glob(f"{each}*.safetensors"))]
+
+
+def _name(path: Path) -> str:
+    """A file as it is listed: what comes with the package by where it is in there."""
+    return f"l2l_exp/{path.relative_to(PACKAGE)}" if path.is_relative_to(PACKAGE) else str(path)
 
 
 def _source_file(module: str) -> Path | None:

@@ -24,6 +24,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 PLACES = (
     "tracking", "evaluation.cache", "data.root", "data.download", "optimizee.images.root",
     "optimizee.images.download", "optimizer.uri", "resume", "accept_changes", "retry_failed",
+    "register",
 )  # fmt: skip
 """Keys that say where things lie or what a launch may do: they make no other run."""
 

@@ -1,5 +1,6 @@
 """What l2l-report and l2l-compare do: from a composed config to a page, or to a table."""
 
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +13,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
-from l2l_exp.checkpoint import folder_of
 from l2l_exp.config import ConfigError, shipped
 from l2l_exp.errors import UserError
 from l2l_exp.report import aggregation, charts, page, pairing, seeds, sides, sources
@@ -21,6 +21,7 @@ from l2l_exp.report.pairing import Side
 from l2l_exp.report.sections import Preset
 from l2l_exp.report.shipping import ship
 from l2l_exp.report.sources import Collection
+from l2l_exp.source import place_of
 
 COMMAND = re.compile(r"^# (l2l-(?:train|evaluate) .*?)(?:\s{2,}.*|\s*\(.*)?$", re.MULTILINE)
 """The command in the header of a preset, without what is said of it."""
@@ -58,10 +59,14 @@ def compare(cfg: DictConfig) -> None:
 
 def presets() -> list[Preset]:
     """All presets: the paper's figures, then the others, by name."""
-    paths = sorted(
-        shipped("sweeps").glob("*.yaml"), key=lambda p: (not p.stem.startswith("fig"), p.stem)
-    )
+    paths = sorted(shipped("sweeps").glob("*.yaml"), key=lambda path: _order(path.stem))
     return [_preset(path) for path in paths]
+
+
+def _order(name: str) -> tuple[float, str]:
+    """Figures by their number, then the others."""
+    number = re.match(r"fig(\d+)", name)
+    return (float(number[1]) if number else math.inf), name
 
 
 def listed(value: Any) -> list[str]:
@@ -158,8 +163,8 @@ def _compare(cfg: DictConfig, folder: Path) -> None:
 
 def _side(name: str, store: str | None, folder: Path) -> Side:
     """A side by folder, preset or run id."""
-    path = folder_of(name)
-    if path is not None:
+    path = place_of(name)
+    if path is not None and path.is_dir():
         return sides.of_folder(name, path)
     if store is None or "/" in name:
         raise ConfigError(f"{name} is no folder: give one, a run id, or a preset that was run here")

@@ -97,8 +97,10 @@ KEYS = {
     "tuning": {"optimizees"},
     "art": {"rows"},
     "startup": {"seconds"},
+    "report": {"runs", "rows", "seconds", "processor_seconds"},
     "training": {"estimators", "seeds", "cosine_of_subset_trained_rule"},
     "estimators": {"toy", "lstm", "size"},
+    "dropin": {"rows"},
 }
 
 

@@ -1,6 +1,5 @@
 """Charts of studies: what they say and where their lines lie, and what is refused."""
 
-import io
 import itertools
 import math
 import warnings
@@ -19,6 +18,7 @@ from omegaconf import OmegaConf
 from l2l_exp.microscope import Followed, Proposals
 from l2l_exp.report import charts, frames, paper, studies, style, updates
 from l2l_exp.statistics import seeds_interval
+from l2l_exp.tracking import NoTracker
 
 INF, NAN = math.inf, math.nan
 PROBLEMS, STEPS = 4, np.arange(0, 11)
@@ -141,12 +141,10 @@ def three(*overrides: str, finals=(0.1, 0.05, 0.2), **changes) -> list:
 
 
 def drawn(figure: Figure) -> Figure:
-    """The figure, drawn to the last pixel without a single warning."""
+    """The figure, laid out and drawn without a single warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight", dpi=30)
-    assert buffer.getvalue().startswith(b"\x89PNG")
+        figure.draw_without_rendering()
     return figure
 
 
@@ -246,6 +244,14 @@ def test_baselines_failures_are_told_by_condition_and_summed_where_there_are_man
     assert "Baselines' failed problems: over all conditions: nag 4 of 16 diverged." in many
 
 
+def test_baselines_that_a_condition_lacks_are_named():
+    fewer = table(0, {("learned", ""): decay(0.1), ("nag", "final"): decay(0.2)}, "v=b-0")
+    other = studies.Run(**{**vars(run(0, "v=b")), "curves": lambda: fewer})
+    told = note(charts.curves(study(run(0, "v=a"), other)))
+    assert "Baselines that were not run: v b adam." in told
+    assert "not run" not in note(charts.curves(study(run(0, "v=a"), run(0, "v=b"))))
+
+
 def test_one_seed_is_named_and_has_no_thin_line():
     figure = drawn(charts.curves(study(run(7))))
     assert len(of_color(figure.axes[0], "black")) == 1
@@ -261,6 +267,18 @@ def test_what_is_not_finite_is_an_arrow_at_the_edge_where_it_begins():
     assert edges(axes) == [("^", 6.0, 1.0), ("^", 6.0, 1.0)]  # the seed's, and the mean's
     assert "beyond the axis, or not finite" in labels(figure)
     assert np.isinf(of_color(axes, "black")[-1].get_ydata()[5:]).all()
+
+
+def test_an_arrow_lies_within_the_axis_that_it_is_on():
+    for axes in drawn(charts.validations(study(run(0, final=INF)))).axes:
+        left, right = axes.get_xlim()
+        assert edges(axes) and all(left < x < right for _, x, _ in edges(axes))
+
+
+def test_a_chart_can_be_saved_as_the_tracker_does(tmp_path):
+    figure = charts.curves(study(*three()))
+    for path in NoTracker(tmp_path).figure("curves", figure):
+        assert path.stat().st_size > 10_000
 
 
 def test_a_blow_up_does_not_flatten_the_others_and_a_zero_is_an_arrow_below():
@@ -340,7 +358,8 @@ def test_rules_that_met_other_baselines_have_panels_of_their_own():
     other = run(0, "v=b")
     worse = {("learned", ""): decay(0.1), ("nag", "final"): decay(0.3)}
     other = studies.Run(**{**vars(other), "curves": lambda: table(0, worse, "v=b-0")})
-    assert len(charts.horizons(study(run(0, "v=a"), other)).axes) == 4
+    figure = charts.horizons(study(run(0, "v=a"), other))
+    assert [axes.get_title() for axes in figure.axes] == ["v a", "v a", "v b", "v b"]
     assert len(charts.seconds(study(run(0, "v=a"), other)).axes) == 2
     assert len(charts.seconds(study(run(0, "v=a"), run(0, "v=b"))).axes) == 1
 
@@ -403,15 +422,45 @@ def test_colours_are_centred_at_ratio_one():
 
 
 @pytest.mark.parametrize(
-    ("chart", "options"),
-    [
-        ("heat_map", {"x": "a", "y": "b"}), ("lines", {"x": "a", "panels": "b"}),
-        ("tuning", {"x": "a"}),
-    ],
-)  # fmt: skip
+    ("chart", "options"), [("lines", {"x": "a", "panels": "b"}), ("tuning", {"x": "a"})]
+)
 def test_charts_over_keys_do_not_mix_what_differs_in_another(chart, options):
     with pytest.raises(ValueError, match=r"would mix runs of 'mine', which also differ in c"):
         getattr(charts, chart)(study(run(0, "a=1", "c=1"), run(0, "a=1", "c=2")), **options)
+
+
+def test_maps_have_a_row_of_panels_for_what_differs_besides():
+    runs = [run(0, "a=1", "c=x"), run(0, "a=1", "c=y", final=0.02), run(0, "a=2", "c=x")]
+    figure = drawn(charts.heat_map(study(*runs), x="a", y="b"))
+    first, _, third, _ = (axes for axes in figure.axes if "part" in axes.get_title())
+    assert first.get_title().startswith("c x\n") and third.get_title().startswith("c y\n")
+    assert cells(first) == {(0, 0): "(0.50)\nn=1", (1, 0): "(0.50)\nn=1"}
+    assert cells(third) == {(0, 0): "(0.10)\nn=1"}
+    assert "No finished run: c y, a 2." in note(figure)
+
+
+def test_profiles_tell_several_rules_apart_beside_the_same_baselines():
+    runs = [
+        run(0, f"u={u}", "l=1", f"optimizer.source={name}", final=final)
+        for u in (5, 20) for name, final in (("one", 0.1), ("two", 0.05))
+    ]  # fmt: skip
+    figure = drawn(charts.lines(study(*runs), x="u", panels="l", trained_at=20))
+    (axes,) = figure.axes
+    for look, final in zip(style.rule_looks(2), (0.1, 0.05), strict=True):
+        (mean,) = of_color(axes, look.color, "shown")
+        assert list(mean.get_ydata()) == pytest.approx([final, final])
+    (nag,) = of_color(axes, style.BASELINE_LOOKS["nag"].color)
+    assert list(nag.get_xdata()) == [5, 20]
+    assert {"one", "two", "nag", "adam"} <= set(labels(figure))
+
+
+def test_what_cannot_be_read_is_named():
+    lost = studies.Run("lost", studies.UNREADABLE_RUN, -1, (), None, error="run.json")
+    empty = studies.Run(**{**vars(run(2)), "summary": None})
+    mine = study(run(0), run(1), lost, empty)
+    for name in ("curves", "tuning", "strips"):
+        told = note(charts.CHARTS[name](mine, **OPTIONS.get(name, {})))
+        assert "2 of 4 runs; 1 unreadable (run lost); 1 finished but unreadable" in told
 
 
 def test_what_was_trained_on_is_told_from_what_was_tested_on():

@@ -32,11 +32,12 @@ class Row(NamedTuple):
 ZERO = ("optimizees", "optimizers", "examples")
 TWO = (
     "meta", "evaluation", "reference", "tuning", "comparison", "statistics", "checkpoint",
-    "provenance", "state", "files", "errors", "nested", "microscope",
+    "architecture", "source", "foreign", "imported", "dead", "nested", "provenance", "state",
+    "files", "errors", "microscope",
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "joblist", "record", "resume", "multirun", "hooks",
-    "signals", "reporting",
+    "signals", "ui", "reporting",
 )  # fmt: skip
 CORE = (*ZERO, "unroll", *TWO)
 ARRAYS = frozenset({"torch", "numpy"})
@@ -57,6 +58,7 @@ TABLE = (
     Row(TWO, (*ZERO, "unroll"), ARRAYS | {"scipy", "safetensors"}),
     Row(("tracking",), CORE, frozenset({"mlflow", "filelock"})),
     Row(("dropin",), (*CORE, "tracking"), frozenset({"torch"})),
+    Row(("rule_cli",), (*CORE, "tracking", "dropin"), frozenset()),
     Row(("report",), (*CORE, "tracking"), PLOTS),
     Row(EDGE_MODULES, (*CORE, "tracking", "report"), EDGE),
 )

@@ -142,6 +142,19 @@ def test_other_draws_are_refused_by_their_tables_where_configs_are_silent(tmp_pa
         pairing.check_draws(mine[0], theirs[0])
 
 
+@pytest.mark.parametrize(("factor", "same"), [(1 + 1e-5, True), (1.01, False)])
+def test_first_losses_may_differ_by_rounding_alone(tmp_path, factor, same):
+    mine, theirs = (side(tmp_path / name, Planned(0)).entrants[0] for name in "ab")
+    table = theirs.table.copy()
+    table.loc[(table["step"] == 0) & (table["problem"] == 5), "loss"] *= np.float32(factor)
+    theirs = dataclasses.replace(theirs, load=lambda: table)
+    if same:
+        pairing.check_draws(mine, theirs)
+        return
+    with pytest.raises(ValueError, match="on problem 5 their first losses are"):
+        pairing.check_draws(mine, theirs)
+
+
 def test_what_draws_nothing_may_differ(tmp_path):
     mine, theirs = (side(tmp_path / name, Planned(0)).entrants[0] for name in "ab")
     places = {"optimizee.images.root": "/else", "data.classes": "None", "optimizer.layers": "3"}

@@ -14,8 +14,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from l2l_exp.cli import OUR_OPTIONS
+from l2l_exp.cli import OUR_OPTIONS, READERS, _arguments
 from l2l_exp.config import register, shipped
+from l2l_exp.rule_cli import export_parser, import_parser
+from l2l_exp.source import RULES
 
 ROOT = Path(__file__).parent.parent
 README = "\n".join(
@@ -30,12 +32,15 @@ README = "\n".join(
         "docs/drop_in.md",
         "docs/studies.md",
         "sweeps/README.md",
+        "docs/guide.md",
+        *(f"l2l_exp/rules/{path.name}" for path in sorted(RULES.glob("*.md"))),
     )
 )
-COMMANDS = ("l2l-train", "l2l-evaluate")
-KNOWN = (*COMMANDS, "make", "git", "cd", "mlflow", "pip", "uv", "python", "python3", "source",
-         "export", "mkdir", "cp", "cat", "ls", "pytest", "nvidia-smi", "conda", "tmux",
-         "l2l-report")  # fmt: skip
+COMMANDS = ("l2l-train", "l2l-evaluate", "l2l-report", "l2l-compare")
+PARSERS = {"l2l-export": export_parser, "l2l-import": import_parser}
+KNOWN = (*COMMANDS, *PARSERS, "make", "git", "cd", "mlflow", "pip", "uv", "python", "python3",
+         "source", "export", "mkdir", "cp", "cat", "ls", "pytest", "nvidia-smi", "conda",
+         "tmux")  # fmt: skip
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z_0-9]*=\S*$")
 
 
@@ -63,6 +68,7 @@ def lines(text: str) -> Iterator[list[str]]:
 
 TOLD = list(lines(README))
 COMMAND_LINES = [words for words in TOLD if words[0] in COMMANDS]
+RULE_LINES = [words for words in TOLD if words[0] in PARSERS]
 MAKE_LINES = [words for words in TOLD if words[0] == "make"]
 
 
@@ -74,7 +80,9 @@ def shipped_option(group: str, option: str) -> bool:
 def composes(words: list[str]) -> None:
     """Compose a command line as Hydra would; of a sweep the first value of every key."""
     entry = words[0].removeprefix("l2l-")
-    arguments = get_args_parser().parse_args([w for w in words[1:] if w not in OUR_OPTIONS])
+    given = [word for word in words[1:] if word not in OUR_OPTIONS]
+    given = _arguments(entry, given) if entry in READERS else given
+    arguments = get_args_parser().parse_args(given)
     chosen = []
     for override in OverridesParser.create().parse_overrides(arguments.overrides):
         text = override.input_line
@@ -97,6 +105,12 @@ def test_the_readme_tells_commands():
 @pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
 def test_a_command_of_the_readme_composes(words):
     composes(words)
+
+
+@pytest.mark.parametrize("words", RULE_LINES, ids=" ".join)
+def test_a_command_on_rules_has_the_arguments_that_it_takes(words):
+    given = PARSERS[words[0]]().parse_args(words[1:])
+    assert given.out.suffix == ".safetensors"
 
 
 @pytest.mark.parametrize("words", MAKE_LINES, ids=" ".join)

@@ -131,7 +131,9 @@ def test_every_preset_has_title_question_and_command():
     assert set(told) == {path.stem for path in shipped("sweeps").glob("*.yaml")}
     assert told["fig4_mlp"].command == "l2l-train sweeps=fig4_mlp"
     assert told["fig5_transfer"].command == "l2l-evaluate sweeps=fig5_transfer"
-    assert list(told)[:2] == ["fig4_mlp", "fig4_mlp_200"]
+    figures = [name for name in told if name.startswith("fig")]
+    assert figures[:2] == ["fig4_mlp", "fig4_mlp_200"] and figures[-1] == "fig11_updates"
+    assert list(told)[: len(figures)] == figures
     for preset in told.values():
         assert preset.title and preset.question.rstrip(".").strip()
         assert f"sweeps={preset.name}" in preset.command and "(" not in preset.command, preset

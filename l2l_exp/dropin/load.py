@@ -1,17 +1,16 @@
 """From where a trained rule lies to an optimizer."""
 
 import os
-from pathlib import Path
 
 from torch import nn
 from torch.optim.optimizer import ParamsT
 
 from l2l_exp import checkpoint
-from l2l_exp.checkpoint import DESCRIPTION, PARAMETERS, CheckpointError
+from l2l_exp.checkpoint import CheckpointError
 from l2l_exp.dropin.optimizer import LearnedTorchOptimizer
 from l2l_exp.optimizers.base import LearnedOptimizer
+from l2l_exp.source import MODELS, RUNS, place_of, told_bundled
 
-RUNS, MODELS = "runs:/", "models:/"
 URI = "MLFLOW_TRACKING_URI"
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -40,7 +39,7 @@ def load_optimizer(
         ValueError: as `LearnedTorchOptimizer`.
 
     Example:
-        >>> optimizer = load_optimizer("outputs/my_run", model.named_parameters())
+        >>> optimizer = load_optimizer("robust", model.named_parameters(), horizon=1000)
     """
     rule = find(source, seed)
     return LearnedTorchOptimizer(params, rule, lr, weight_decay, maximize=maximize, horizon=horizon)
@@ -50,10 +49,11 @@ def find(source: str | os.PathLike[str], seed: int | None = None) -> LearnedOpti
     """The rule of a source: the one place that says what a source can be.
 
     Args:
-        source: a checkpoint's folder or one of its files, a run's folder, that of a multirun over
-            meta-seeds; `runs:/RUN_ID`, `runs:/RUN_ID/FOLDER` or `models:/NAME@ALIAS` (also
-            `models:/NAME/VERSION`) of the MLflow store that the variable MLFLOW_TRACKING_URI
-            names, by default ./mlflow.db.
+        source: a checkpoint's folder or one of its files, an exported file, a run's folder, that of
+            a multirun over meta-seeds; the name of a preset that was run here, or of a bundled rule
+            (`source.place_of` has the order); `runs:/RUN_ID`, `runs:/RUN_ID/FOLDER`,
+            `models:/NAME@ALIAS` or `models:/NAME/VERSION` of the MLflow store that the variable
+            MLFLOW_TRACKING_URI names, by default ./mlflow.db.
         seed: which member of a multirun is meant.
 
     Raises:
@@ -62,26 +62,14 @@ def find(source: str | os.PathLike[str], seed: int | None = None) -> LearnedOpti
     """
     name = os.fspath(source)
     if name.startswith((RUNS, MODELS)):
-        return _tracked(name, seed)
-    path = Path(name).expanduser()
-    if path.is_file() and path.name in (DESCRIPTION, PARAMETERS):
-        path = path.parent
-    if not name or not path.is_dir():
+        from l2l_exp.tracking import tracked_rule  # the rest works without MLflow
+
+        return tracked_rule(name, os.environ.get(URI) or DEFAULT_URI, seed)
+    path = place_of(name)
+    if path is None:
         raise CheckpointError(
-            f"source={name!r} is no folder or file of a checkpoint: give one, the folder of a run, "
-            f"{RUNS}RUN_ID or {MODELS}NAME@ALIAS"
+            f"source={name!r} is no folder or file of a checkpoint, and no rule of that name is "
+            f"there ({told_bundled()}): give one, the folder of a run, {RUNS}RUN_ID or "
+            f"{MODELS}NAME@ALIAS"
         )
     return checkpoint.load(checkpoint.locate(path, seed))
-
-
-def _tracked(name: str, seed: int | None) -> LearnedOptimizer:
-    """The rule of an MLflow run or registered model."""
-    from l2l_exp.tracking import Store, trained_rule  # the rest works without MLflow
-
-    uri = os.environ.get(URI) or DEFAULT_URI
-    if name.startswith(MODELS):
-        return checkpoint.load(Store(uri).model(name))
-    run_id, _, folder = name.removeprefix(RUNS).partition("/")
-    if folder:
-        return checkpoint.load(Store(uri).artifact(run_id, folder))
-    return trained_rule(run_id, uri, seed)

@@ -57,8 +57,14 @@ def verdict(one: Row) -> str:
     return WORSE if one["low"] > 0 else OPEN
 
 
-def grid(table: pd.DataFrame) -> Grid:
-    """Lay out what `aggregation.aggregate` made: conditions down, criteria across."""
+def grid(table: pd.DataFrame, names: Mapping[str, str] | None = None) -> Grid:
+    """Lay out what `aggregation.aggregate` made: conditions down, criteria across.
+
+    Args:
+        table: the aggregate.
+        names: what conditions are called, where it is not themselves.
+    """
+    names = names or {}
     criteria = [name for name in LABELS if (table["criterion"] == name).any()]
     lines = []
     for condition in table["condition"].unique():
@@ -67,7 +73,7 @@ def grid(table: pd.DataFrame) -> Grid:
         first = next(iter(rows.values()))
         problems = f"{first['not_ok']} of {first['n_problems']}" if first["n_problems"] else ""
         cells = [_cell(rows[name]) if name in rows else None for name in criteria]
-        lines.append(Line(condition, first["seeds"], cells, problems))
+        lines.append(Line(names.get(condition) or condition, first["seeds"], cells, problems))
     return Grid([LABELS[name] for name in criteria], lines, bool(table["log_ratio"].notna().any()))
 
 

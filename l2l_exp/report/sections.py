@@ -9,6 +9,7 @@ import pandas as pd
 
 from l2l_exp.report import aggregation, answers
 from l2l_exp.report.answers import Grid
+from l2l_exp.report.charts.naming import condition_name
 from l2l_exp.report.sources import Collection, Found
 from l2l_exp.report.studies import UNREADABLE_RUN, Study, key_of
 
@@ -155,6 +156,7 @@ def _section(found: Found, live: bool, taken: set[str]) -> Section:
     """The section of a study."""
     study = found.study
     table = aggregation.aggregate(study.criteria)
+    names = {one: condition_name(study, one) for one in table["condition"].unique()}
     key = f"{slug(study)}-live" if live else slug(study)
     key = next(k for k in (key, *(f"{key}-{n}" for n in range(2, 1000))) if k not in taken)
     changed = " ".join(_cut(one) for one in changes(study))
@@ -171,7 +173,7 @@ def _section(found: Found, live: bool, taken: set[str]) -> Section:
         aggregate=table,
         sentences=answers.sentences(study.criteria, table),
         short=answers.short(table),
-        grid=answers.grid(table),
+        grid=answers.grid(table, names),
         n=_n(table, study.criteria),
     )
 

@@ -64,14 +64,17 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     return found
 
 
+RULE_GREYS: Final = (LEARNED_COLOR, "0.45", "0.65")
 RULE_DASHES: Final = ((), (4, 1.5), (1, 1), (6, 1.5, 1, 1.5), (2, 1), (8, 2))
 RULE_MARKERS: Final = "os^vDPX<>ph*d8"
 
 
 def rule_looks(count: int) -> list[Look]:
     """Looks of several learned rules in one panel: black, and then lighter and lighter."""
-    shades = [mpl.colormaps["cividis"](share) for share in np.linspace(0.0, 0.85, max(count, 2))]
+    shades = [mpl.colormaps["cividis"](share) for share in np.linspace(0.0, 0.75, max(count, 2))]
     colors = [LEARNED_COLOR, *(to_hex(one) for one in shades[1:])]
+    if count <= len(RULE_GREYS):  # no hue that might be a baseline's
+        colors = list(RULE_GREYS)
     return [
         Look(
             colors[place],

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from l2l_exp.comparison import Contender, best_baseline
+from l2l_exp.dead import dead_rule
 from l2l_exp.evaluation import CRITERIA, STATUSES, Criterion, EvalRecord
 from l2l_exp.statistics import Interval, log_ratio, mean_interval, median_interval
 
@@ -33,10 +34,12 @@ def summarize(
         criterion that the optimizee does not have is None. `held_out_accuracy` and `suboptimality`,
         at the last step, are there where the optimizee has them, `counts` where the rule counts
         something, as a safeguard does: {total, problems} by name, the latter those in which it is
-        not 0. `paired` compares with the baseline that was best on validation problems,
-        `comparisons` with every baseline. Numbers that are not finite become null.
+        not 0. `learned` has a line `dead` if the rule is stuck at its starting loss. `paired`
+        compares with the baseline that was best on validation problems, `comparisons` with every
+        baseline. Numbers that are not finite become null.
     """
     record = next(iter(learned.records.values()))
+    dead = dead_rule(learned.records["final"])
     comparisons = {
         baseline.name: {name: paired(learned, baseline, name) for name in CRITERIA}
         for baseline in baselines
@@ -50,7 +53,7 @@ def summarize(
         "horizon": int(record.steps[-1]),
         "n_problems": len(record.problems),
         "interval": INTERVAL,
-        "learned": contender(learned),
+        "learned": contender(learned) | ({} if dead is None else {"dead": dead}),
         "baselines": {baseline.name: contender(baseline) for baseline in baselines},
         "references": {reference.name: contender(reference) for reference in references},
         "paired": {

@@ -6,7 +6,7 @@ The only package that knows MLflow, which is imported when a tracker is opened.
 from l2l_exp.tracking.mlflow_tracker import MlflowTracker
 from l2l_exp.tracking.store import FOLDER_TAG, Store, Tracked, TrackingError, absolute_uri
 from l2l_exp.tracking.tracker import End, NoTracker, Tracker
-from l2l_exp.tracking.trained import trained_rule
+from l2l_exp.tracking.trained import tracked_rule, trained_rule
 
 __all__ = [
     "FOLDER_TAG",
@@ -18,5 +18,6 @@ __all__ = [
     "Tracker",
     "TrackingError",
     "absolute_uri",
+    "tracked_rule",
     "trained_rule",
 ]

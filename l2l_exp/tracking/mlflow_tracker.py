@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2l_exp import checkpoint
 from l2l_exp.tracking.journal import Entry
 from l2l_exp.tracking.outbox import Outbox, RefusedError
+from l2l_exp.tracking.registry import UnregisteredError, register
 from l2l_exp.tracking.store import (
     FOLDER_TAG,
     PARENT_TAG,
@@ -101,6 +103,11 @@ class MlflowTracker(Tracker):
         """Delete the run."""
         self._send(lambda doubtful: self._client.delete_run(self.run_id))
 
+    def register(self, name: str, tell: Callable[[str], None]) -> None:
+        """Register the checkpoint, once it has been sent."""
+        about = checkpoint.read_description(self.folder / checkpoint.FOLDER)["about"]
+        self._send(lambda _: tell(register(self._client, self.uri, name, self.run_id, about)))
+
     def _begin(
         self, folder: Path, experiment: str, run_name: str | None, parent: str | None
     ) -> str:
@@ -160,7 +167,7 @@ class MlflowTracker(Tracker):
                 send(doubtful)
             except Exception as error:
                 doubtful = True
-                if is_refusal(error):
+                if isinstance(error, UnregisteredError) or is_refusal(error):
                     raise RefusedError(str(error).splitlines()[0]) from error
                 raise
 

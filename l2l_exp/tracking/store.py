@@ -23,6 +23,8 @@ PROBE_SECONDS = 5.0
 MOST_MEMBERS = 10_000
 PAGE, DOWNLOADS = 1000, 8
 """Runs that are asked for at once, and artifacts that are downloaded at once."""
+EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
+"""What makes the interface show runs and metrics, not the traces of language models."""
 CLIENT_SETTINGS = (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
     ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
@@ -46,13 +48,15 @@ class Tracked:
     """A run as its store knows it.
 
     Attributes:
-        run_id, status, tags, params, metrics: of the run; of each metric the last value.
+        run_id, experiment, status, tags, params, metrics: of the run; of each metric the last
+            value.
         started: seconds since 1970.
         seconds: from then to its end, 0 while it runs.
         artifacts: URI of the folder of its artifacts.
     """
 
     run_id: str
+    experiment: str
     status: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
@@ -210,6 +214,7 @@ def _tracked(run: Any) -> Tracked:
     ended = info.end_time or info.start_time
     return Tracked(
         run_id=str(info.run_id),
+        experiment=str(info.experiment_id),
         status=str(info.status),
         tags=dict(data.tags),
         params=dict(data.params),
@@ -265,7 +270,7 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
     if uri.startswith(SQLITE):
         location = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name).as_uri()
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, location, dict([EXPERIMENT_KIND])))
     except MlflowException:
         existing = client.get_experiment_by_name(name)
         if existing is None:

@@ -90,6 +90,10 @@ class Tracker(ABC):
         return folder
 
     @abstractmethod
+    def register(self, name: str, tell: Callable[[str], None]) -> None:
+        """Make the run's checkpoint a version of a registered model, and tell what became of it."""
+
+    @abstractmethod
     def _send_metrics(self, entry: Entry) -> None:
         """Send metrics to the store, buffered."""
 
@@ -150,6 +154,10 @@ class NoTracker(Tracker):
 
     def delete(self) -> None:
         """Nothing."""
+
+    def register(self, name: str, tell: Callable[[str], None]) -> None:
+        """There is no registry."""
+        tell(f"not registered as {name}: there is no store")
 
     def _send_metrics(self, entry: Entry) -> None:
         """Nothing: the journal has them."""

@@ -1,18 +1,23 @@
 """The arithmetic of meta-training: a rule in a torch loop does what it does in `evaluate`."""
 
+import functools
+
 import pytest
 import torch
 from conftest import LEARNED, RULES, a_module
 from torch import nn
 
 from l2l_exp.dropin import LearnedTorchOptimizer
+from l2l_exp.dropin.load import find
 from l2l_exp.evaluation import evaluate, snapshots
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizees.spec import layout
 from l2l_exp.optimizers.base import Observation
+from l2l_exp.source import bundled_rules
 
 STEPS = 20
 SEED = Seed("test", 0)
+BUNDLED = {f"bundled {name}": functools.partial(find, name) for name in bundled_rules()}
 
 
 def small_network() -> nn.Module:
@@ -29,9 +34,9 @@ def gradients(module: nn.Module, step: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [*RULES, *BUNDLED])
 def test_with_the_same_gradients_the_updates_are_those_of_step_bit_for_bit(name, dtype):
-    rule = RULES[name]().to(dtype)
+    rule = (RULES | BUNDLED)[name]().to(dtype)
     module = small_network().to(dtype)
     spec = layout(module)
     theta = spec.flatten(dict(module.named_parameters())).detach().unsqueeze(0)
@@ -52,9 +57,9 @@ def test_with_the_same_gradients_the_updates_are_those_of_step_bit_for_bit(name,
     assert update.count_nonzero() > 0
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", [*LEARNED, *BUNDLED])
 def test_with_its_own_gradients_the_trajectory_of_evaluate_is_followed(name):
-    optimizee, rule = a_module(batch_size=5).double(), LEARNED[name]().double()
+    optimizee, rule = a_module(batch_size=5).double(), (LEARNED | BUNDLED)[name]().double()
     expected = snapshots(optimizee, rule, [0], SEED, STEPS, range(STEPS + 1))
     problem, module = optimizee.sample([0], SEED), optimizee.module().double()
     tensors = optimizee.spec.unflatten(expected[0][0])

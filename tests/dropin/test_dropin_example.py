@@ -41,7 +41,7 @@ def test_the_code_of_the_documentation_runs_and_learns(trained, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     checkpoint.save(tmp_path / "outputs" / "my_run" / "checkpoint", trained, {"horizon": 40})
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     torch.manual_seed(0)
     names: dict[str, object] = {}
     for block in blocks:

@@ -7,11 +7,12 @@ from l2l_exp.report.charts.final import selection, strips
 from l2l_exp.report.charts.maps import heat_map
 from l2l_exp.report.charts.profiles import lines
 from l2l_exp.report.charts.races import horizons, seconds
-from l2l_exp.report.charts.rendering import CHARTS, Rendered, render
+from l2l_exp.report.charts.rendering import CHARTS, Rendered, check, render
 from l2l_exp.report.charts.training import tuning, validations
 from l2l_exp.report.charts.trajectories import curves
 
 __all__ = [
-    "CHARTS", "Rendered", "curves", "heat_map", "horizons", "lines", "overhead", "payoff",
-    "render", "seconds", "selection", "strips", "training_cost", "tuning", "updates", "validations",
+    "CHARTS", "Rendered", "check", "curves", "heat_map", "horizons", "lines", "overhead", "payoff",
+    "render", "seconds", "selection", "strips", "training_cost", "tuning", "updates",
+    "validations",
 ]  # fmt: skip

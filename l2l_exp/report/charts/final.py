@@ -141,7 +141,9 @@ def selection(study: Study) -> Figure:
     for before, after in pairs:
         ends = np.clip([before.value, after.value], *axes.get_xlim())
         heights = [before.height, after.height]
-        axes.plot(ends, heights, color=before.look.color, linewidth=0.8, zorder=2)
+        axes.plot(ends, heights, color=before.look.color, linestyle=before.look.line,
+            linewidth=0.8, zorder=2,
+        )  # fmt: skip
     axes.set_xlabel(f"mean loss over problems{unit(study)}")
     name_rows(study, runs, sheet, conditions)
     criteria = sorted({study.summaries[one]["selection"]["criterion"] for one in runs["run_id"]})

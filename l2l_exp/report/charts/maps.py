@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from l2l_exp.report.aggregation import LABELS, aggregate, baselines_of
+from l2l_exp.report.aggregation import LABELS, aggregate
 from l2l_exp.report.charts import notes
 from l2l_exp.report.charts.canvas import (
     TEXT,
@@ -23,7 +23,7 @@ from l2l_exp.report.charts.canvas import (
 )
 from l2l_exp.report.charts.naming import (
     NOT_VARIED,
-    check_keys,
+    condition_name,
     ordered,
     value_name,
     values_of,
@@ -46,6 +46,8 @@ BRACKETS = "In brackets: the 95 % interval over meta-seeds includes 1, or there 
 def heat_map(study: Study, x: str, y: str) -> Figure:
     """Draw the ratio learned / best baseline for every pair of values, a panel per criterion.
 
+    What runs differ in besides, such as the rule, has a row of panels for each value.
+
     Cells hold the geometric mean over meta-seeds of the median ratio over problems, and their
     number of seeds; in brackets where the interval over seeds does not exclude 1.
 
@@ -55,9 +57,8 @@ def heat_map(study: Study, x: str, y: str) -> Figure:
         y: key whose values are rows, the first at the bottom.
 
     Raises:
-        ValueError: if there are no ratios, or runs differ in other keys too.
+        ValueError: if there are no ratios.
     """
-    check_keys(study, "heat_map", x, y)
     runs = notes.evaluated(study)
     table = aggregate(study.criteria[study.criteria["log_ratio"].notna()])
     criteria = [name for name in CRITERION_LABELS if (table["criterion"] == name).any()]
@@ -65,16 +66,20 @@ def heat_map(study: Study, x: str, y: str) -> Figure:
         raise ValueError(f"study {study.name!r} has no ratio to a baseline")
     at = {axis: values_of(study, key) for axis, key in (("x", x), ("y", y))}
     columns, rows = (ordered(at[axis].values()) for axis in "xy")
-    table = table.assign(**{axis: table["condition"].map(at[axis]) for axis in "xy"})
+    other = [key for key in study.keys if key not in (x, y)]
+    at["row"] = {one: condition_name(study, one, other) for one in at["x"]}
+    table = table.assign(**{axis: table["condition"].map(at[axis]) for axis in at})
     size = _reach(table["log_ratio"].to_numpy())
     across = len(criteria) if len(criteria) * len(columns) <= WIDEST_ROW else 1
     height = max(CELL * len(rows) + 0.5, 1.0)
-    sheet = grid(len(criteria), height, across, single=len(criteria) * len(columns) <= 5)
-    lost: set[tuple[str, str]] = set()
-    for axes, name in zip(sheet.panels, criteria, strict=True):
-        lost |= _map(axes, table[table["criterion"] == name], columns, rows, size)
-        best = baselines_of(study.criteria[study.criteria["criterion"] == name])
-        axes.set_title(f"{LABELS[name]}\nbest baseline: {best}", fontsize=TEXT)
+    parts = [(row, name) for row in dict.fromkeys(table["row"]) for name in criteria]
+    sheet = grid(len(parts), height, across, single=len(criteria) * len(columns) <= 5)
+    lost: set[tuple[str, ...]] = set()
+    for axes, (row, name) in zip(sheet.panels, parts, strict=True):
+        its = table[(table["criterion"] == name) & (table["row"] == row)]
+        lost |= {(row, *cell) for cell in _map(axes, its, columns, rows, size)}
+        told = [row, LABELS[name], f"best baseline: {', '.join(_best(its))}"]
+        axes.set_title("\n".join(text for text in told if text), fontsize=TEXT)
         axes.set_xticks(range(len(columns)), [value_name(one) for one in columns])
         axes.set_yticks(range(len(rows)), [value_name(one) for one in rows])
     sheet.label(words(x, study.keys), words(y, study.keys))
@@ -95,6 +100,12 @@ def heat_map(study: Study, x: str, y: str) -> Figure:
     ]  # fmt: skip
     hatched = [Patch(facecolor="white", edgecolor="0.6", hatch="////", label="no run")]
     return finish(sheet.figure, hatched if lost else [], told)
+
+
+def _best(table: pd.DataFrame) -> list[str]:
+    """Names of the best baselines of some cells, each once."""
+    names = [one for told in table["best_baseline"] for one in str(told).split(", ")]
+    return list(dict.fromkeys(names))
 
 
 def _reach(logs: Any) -> float:
@@ -140,20 +151,29 @@ def _cell(one: Mapping[Any, Any]) -> str:
     if math.isnan(log_ratio):  # of runs that are no repetitions of each other
         return f"no mean\nn={one['n_seeds']}"
     ratio = math.exp(min(log_ratio, 700.0))
-    told = f"{ratio:.2f}" if 0.1 <= ratio < 10 else f"{ratio:.1g}"
+    told = f"{ratio:.2f}" if 0.0995 <= ratio < 9.995 else f"{ratio:.1g}"
     if math.isinf(log_ratio):
         told = "∞" if log_ratio > 0 else "0"
     excludes = one["high"] < 0 or one["low"] > 0  # false where there is no interval
     return f"{told if excludes else f'({told})'}\nn={one['n_seeds']}"
 
 
-def _lost_cells(lost: set[tuple[str, str]], x: str, y: str) -> str:
+def _lost_cells(lost: set[tuple[str, ...]], x: str, y: str) -> str:
     """Cells without a run by their values."""
     if not lost:
         return ""
     names = [
-        ", ".join(f"{words(key)} {value_name(v)}" for key, v in ((x, i), (y, j)) if v != NOT_VARIED)
-        for i, j in sorted(lost)
+        ", ".join(
+            [
+                *([row] if row else []),
+                *(
+                    f"{words(key)} {value_name(v)}"
+                    for key, v in ((x, i), (y, j))
+                    if v != NOT_VARIED
+                ),
+            ]
+        )
+        for row, i, j in sorted(lost)
     ]
     more = len(names) - notes.MOST_NAMED
     shown = "; ".join(names[: notes.MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")

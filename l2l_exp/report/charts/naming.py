@@ -29,6 +29,8 @@ CROSS_ENTROPIES = frozenset({"mlp", "conv"})
 """Optimizees whose loss is a cross-entropy with the natural logarithm."""
 SPEAK_FOR_THEMSELVES = ("variant", "optimizer", "optimizer.source", "optimizee", "experiment")
 """Keys whose values need no name before them."""
+OF_RULES = ("optimizer", "training")
+"""How keys begin that make another rule, on the same problems."""
 TRAINED_ON = "optimizer.where."
 """Before the keys that say which of a study's rules is meant."""
 NOT_VARIED = "(not varied)"
@@ -93,9 +95,17 @@ def values_of(study: Study, key: str) -> dict[str, str]:
     return dict(zip(rows["condition"], shown.astype(str), strict=True))
 
 
-def check_keys(study: Study, chart: str, *keys: str) -> None:
-    """Raise ValueError where runs differ by more than a chart's axes: it would mix them."""
+def check_keys(study: Study, chart: str, *keys: str, rules: bool = False) -> None:
+    """Raise ValueError where runs differ by more than a chart's axes: it would mix them.
+
+    Args:
+        study: the study.
+        chart: its name, for the message.
+        keys: of the axes.
+        rules: whether the chart tells several rules apart.
+    """
     others = [key for key in study.keys if key not in keys]
+    others = [key for key in others if not (rules and key.startswith(OF_RULES))]
     if others:
         raise ValueError(
             f"{chart} over {', '.join(keys)} would mix runs of {study.name!r}, which also differ "

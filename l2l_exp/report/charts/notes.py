@@ -5,11 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from l2l_exp.report.charts.naming import condition_name
-from l2l_exp.report.studies import Study
+from l2l_exp.report.charts.naming import condition_name, value_name
+from l2l_exp.report.studies import UNREADABLE_RUN, Study
 
 MOST_NAMED = 3
-STATUS_WORDS = (("FAILED", "failed"), ("KILLED", "stopped"), ("RUNNING", "not finished"))
+STATUS_WORDS = (
+    ("FAILED", "failed"), ("KILLED", "stopped"), ("RUNNING", "not finished"),
+    (UNREADABLE_RUN, "unreadable"),
+)  # fmt: skip
 FAILURES = (("diverged", "diverged"), ("worse_than_start", "worse than start"))
 
 Summary = Mapping[str, Any]
@@ -60,14 +63,21 @@ def headline(study: Study, runs: pd.DataFrame) -> str:
     return f"n = {many(one for one in problems if one)} fresh test problems each; {told}"
 
 
+def told_of(study: Study) -> pd.DataFrame:
+    """The rows of `study.runs` that have finished and whose summary could be read."""
+    return study.finished[study.finished["run_id"].isin(list(study.summaries))]
+
+
 def missing(study: Study) -> str:
     """Which runs there should be and are not; "" if none."""
     total = max(study.expected or 0, len(study.runs))
-    if len(study.finished) == total:
+    there = told_of(study)
+    if len(there) == total:
         return ""
-    told = [f"{len(study.finished)} of {total} runs"]
-    for status, word in STATUS_WORDS:
-        rows = study.runs[study.runs["status"] == status]
+    told = [f"{len(there)} of {total} runs"]
+    lost = study.finished[~study.finished["run_id"].isin(there["run_id"])]
+    found = [(study.runs[study.runs["status"] == status], word) for status, word in STATUS_WORDS]
+    for rows, word in [*found, (lost, "finished but unreadable")]:
         if len(rows):
             told.append(f"{len(rows)} {word} ({_names(study, rows)})")
     if total > len(study.runs):
@@ -78,8 +88,10 @@ def missing(study: Study) -> str:
 def _names(study: Study, rows: pd.DataFrame) -> str:
     """Runs by condition and seed."""
     names = [
-        f"{condition_name(study, condition)} seed {seed}".strip()
-        for condition, seed in zip(rows["condition"], rows["seed"], strict=True)
+        f"{condition_name(study, run['condition'])} seed {run['seed']}".strip()
+        if run["status"] != UNREADABLE_RUN
+        else f"run {value_name(run['run_id'])}"  # the name of its folder
+        for _, run in rows.iterrows()
     ]
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
@@ -87,11 +99,17 @@ def _names(study: Study, rows: pd.DataFrame) -> str:
 
 def of_seeds(study: Study, runs: pd.DataFrame) -> str:
     """ "2 of 3 meta-seeds", where a condition lacks some; "" otherwise."""
-    seeds, everywhere = runs["seed"].nunique(), study.runs["seed"].nunique()
+    seeds, everywhere = runs["seed"].nunique(), _known_seeds(study)
     if seeds == everywhere:
         return ""
     told = f"{seeds} of {everywhere} meta-seeds"
     return told if seeds > 1 else f"{told}; no interval over seeds"
+
+
+def _known_seeds(study: Study) -> int:
+    """How many meta-seeds the study has; of a record that cannot be read none is known."""
+    rows = study.runs[study.runs["status"] != UNREADABLE_RUN]
+    return int(rows["seed"].nunique())
 
 
 def failures(summaries: Sequence[Summary], rule: str | None = None) -> str:

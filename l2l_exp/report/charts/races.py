@@ -56,6 +56,7 @@ def horizons(study: Study, trained_horizon: int | None = None) -> Figure:
     ]
     sheet = grid(len(groups) * len(measures), 2.1, len(measures), (True, False), single=False)
     handles: dict[str, Any] = {}
+    marks: dict[str, Any] = {}
     for row, group in enumerate(groups):
         panels = sheet.panels[row * len(measures) : (row + 1) * len(measures)]
         for axes, (measure, label) in zip(panels, measures, strict=True):
@@ -64,13 +65,15 @@ def horizons(study: Study, trained_horizon: int | None = None) -> Figure:
             axes.set_ylabel(f"{label}{unit(study)}")
             axes.set_xscale("log")
             log_losses([axes])
+            axes.set_title(_title(study, groups, group))
+        its = notes.summaries_of(study, runs[runs["condition"].isin(group)])
+        ends = mark_trained(panels, *_trained_for(its)) or mark_trained(panels, trained_horizon)
+        marks |= {str(one.get_label()): one for one in ends}
     for axes in sheet.panels[-len(measures) :]:
         axes.set_xlabel("inner step")
         plain_log_ticks(axes.xaxis)
-    told = _trained_for(notes.summaries_of(study, runs))
-    ends = mark_trained(sheet.panels, *told) or mark_trained(sheet.panels, trained_horizon)
     return finish(
-        sheet.figure, [*handles.values(), *ends, *edge_entries(sheet.panels)],
+        sheet.figure, [*handles.values(), *marks.values(), *edge_entries(sheet.panels)],
         [*counts(study, runs), MEDIANS, how_tuned(handles)],
     )  # fmt: skip
 
@@ -91,8 +94,7 @@ def seconds(study: Study) -> Figure:
     for axes, group in zip(sheet.panels, groups, strict=True):
         handles |= _rules(study, runs, group, axes, "loss", "", timed=True)
         axes.set_xscale("log")
-        if len(groups) > 1:
-            axes.set_title("; ".join(condition_name(study, one) for one in group))
+        axes.set_title(_title(study, groups, group))
     log_losses(sheet.panels)
     sheet.label("seconds", f"minibatch loss{unit(study)}")
     plain_log_ticks(sheet.panels[0].xaxis)
@@ -111,6 +113,11 @@ def _alike(study: Study, runs: pd.DataFrame) -> list[list[str]]:
         met = {name: f"{one.middle[-1]:.5g}" for name, (one, _) in courses.others(steps).items()}
         groups.setdefault(str(met) if met else condition, []).append(condition)
     return list(groups.values())
+
+
+def _title(study: Study, groups: Sequence[Any], group: Sequence[str]) -> str:
+    """Names of a panel's conditions, if there are other panels."""
+    return "; ".join(condition_name(study, one) for one in group) if len(groups) > 1 else ""
 
 
 def _rules(

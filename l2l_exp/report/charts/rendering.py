@@ -62,7 +62,7 @@ def render(study: Study) -> Rendered:
         ValueError: if a node asks for anything else than a chart: nothing of a study, which may be
             someone else's, is ever imported or called.
     """
-    asked = {name: _chart(name, node) for name, node in study.charts.items()}
+    asked = check(study.charts)
     figures: dict[str, Figure] = {}
     reasons: dict[str, str] = {}
     for name, (chart, options) in asked.items():
@@ -76,6 +76,15 @@ def render(study: Study) -> Rendered:
     else:
         figures[SEEDS] = seeds.figure(study.criteria, aggregate(study.criteria))
     return Rendered(figures, reasons)
+
+
+def check(nodes: Mapping[str, Any]) -> dict[str, tuple[Chart, dict[str, Any]]]:
+    """The charts that a study's nodes ask for, each with its options.
+
+    Raises:
+        ValueError: if a node asks for anything else than a chart.
+    """
+    return {name: _chart(name, node) for name, node in nodes.items()}
 
 
 def _chart(name: str, node: Any) -> tuple[Chart, dict[str, Any]]:

@@ -123,7 +123,10 @@ def _validation_line(axes: Axes, summary: notes.Summary, look: Look, over: str) 
     told = summary["validations"]
     x = [one[over] for one in told]
     y = [number(one["loss"], math.inf) for one in told]
-    axes.plot(x, y, color=look.color, linestyle=look.line, linewidth=1.1, gid=DATA, zorder=2)
+    axes.plot(
+        x, y, ".", color=look.color, linestyle=look.line, linewidth=1.1, markersize=2.5, gid=DATA,
+        zorder=2,
+    )  # fmt: skip
     chosen = (summary.get("selection") or {}).get("episode")
     for one, place, loss in zip(told, x, y, strict=True):
         if one["episode"] == chosen and math.isfinite(loss):
@@ -168,7 +171,7 @@ def tuning(study: Study, x: str) -> Figure:
             _number_ticks(axes, list(places.values()))
         else:
             name_ticks(axes, [value_name(one) for one in names], sheet)
-    runs = study.finished
+    runs = notes.told_of(study)
     tested = runs[[bool(study.summaries[one].get("learned")) for one in runs["run_id"]]]
     told = [
         notes.headline(study, runs), notes.missing(study), notes.learned_failures(study, tested),
@@ -193,7 +196,7 @@ def _selected_rows(
 ) -> pd.DataFrame:
     """The score at selection of every run that was trained, as `value` on the log scale."""
     told = []
-    for _, run in study.finished.iterrows():
+    for _, run in notes.told_of(study).iterrows():
         condition, run_id = run["condition"], str(run["run_id"])
         selection = study.summaries.get(run_id, {}).get("selection")
         if selection and selection["criterion"] in LABELS:

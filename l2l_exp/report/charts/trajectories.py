@@ -1,7 +1,7 @@
 """The chart of losses over steps."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,14 +54,17 @@ def curves(study: Study, paper: str | None = None, trained_horizon: int | None =
     conditions = list(runs["condition"].unique())
     sheet = grid(len(conditions), share=(True, False))
     shown: dict[str, Look] = {}
+    met: dict[str, set[str]] = {}
     for axes, condition in zip(sheet.panels, conditions, strict=True):
         steps = study.steps[study.steps["condition"] == condition]
         learned = courses.learned(steps, "loss", statistic)
         if learned is not None:
             courses.draw(axes, learned, LEARNED_LOOK, main=True)
-        for name, (one, look) in courses.others(steps, "loss", statistic, references=True).items():
+        others = courses.others(steps, "loss", statistic, references=True)
+        for one, look in others.values():
             courses.draw(axes, one, look, main=False)
-            shown[name] = look
+        met[condition_name(study, condition)] = set(others)
+        shown |= {name: look for name, (_, look) in others.items()}
         _title(study, sheet, axes, runs[runs["condition"] == condition])
     last = float(study.steps["step"].max())
     if digitised is not None:
@@ -71,13 +74,22 @@ def curves(study: Study, paper: str | None = None, trained_horizon: int | None =
     sheet.label("inner step", f"minibatch loss{unit(study)}")
     handles = _legend(runs, shown, bands=statistic == "median")
     handles += mark_trained(sheet.panels, trained_horizon)
-    told = [MEDIANS if digitised is None else MEANS, how_tuned(shown), differ]
+    told = [MEDIANS if digitised is None else MEANS, how_tuned(shown), _not_met(met), differ]
     if digitised is not None:
         handles.append(
             entry("paper's points", marker="o", color="0.3", markersize=4, fillstyle="none")
         )
         told.append(_of_paper(study, runs, digitised))
     return finish(sheet.figure, handles + edge_entries(sheet.panels), [*counts(study, runs), *told])
+
+
+def _not_met(met: Mapping[str, set[str]]) -> str:
+    """Baselines that some conditions lack and others have."""
+    every = set().union(*met.values())
+    told = [
+        f"{name} {', '.join(sorted(every - some))}" for name, some in met.items() if every - some
+    ]
+    return f"Baselines that were not run: {'; '.join(told)}" if told else ""
 
 
 def _title(study: Study, sheet: Grid, axes: Axes, runs: pd.DataFrame) -> None:
