@@ -348,8 +348,8 @@ def test_rules_that_met_the_same_baselines_share_a_panel_and_failures_are_counte
     np.testing.assert_array_equal(of_color(train, "black")[-1].get_xdata(), [1, 3, 10])
     assert float(of_color(train, "black")[-1].get_ydata()[-1]) == pytest.approx(0.3)
     assert float(of_color(running, "black")[-1].get_ydata()[-1]) == pytest.approx(0.2)
-    assert "robust (trained: 20 steps; 0 of 12 failed)" in labels(figure)
-    assert "fig4_mlp (trained: 5 steps; 6 of 12 diverged)" in labels(figure)
+    assert "rule of robust (trained: 20 steps; 0 of 12 failed)" in labels(figure)
+    assert "rule of fig4_mlp (trained: 5 steps; 6 of 12 diverged)" in labels(figure)
     assert "nag (0 of 4 failed)" in labels(figure)
     assert "trained: 5, 20 steps" in labels(figure)
 
@@ -451,7 +451,7 @@ def test_profiles_tell_several_rules_apart_beside_the_same_baselines():
         assert list(mean.get_ydata()) == pytest.approx([final, final])
     (nag,) = of_color(axes, style.BASELINE_LOOKS["nag"].color)
     assert list(nag.get_xdata()) == [5, 20]
-    assert {"one", "two", "nag", "adam"} <= set(labels(figure))
+    assert {"rule of one", "rule of two", "nag", "adam"} <= set(labels(figure))
 
 
 def test_what_cannot_be_read_is_named():

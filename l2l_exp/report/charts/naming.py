@@ -17,7 +17,7 @@ WORDS: Final = MappingProxyType(
         "optimizee.label_noise": "wrong labels (share)",
         "optimizer.hidden_units": "hidden units of the rule",
         "optimizer.layers": "layers of the rule",
-        "optimizer.source": "rule",
+        "optimizer.source": "rule of",
         "training.episodes": "meta-training (episodes)",
         "training.meta_optimizer.lr": "meta-learning rate",
         "training.truncation": "truncation (inner steps)",
@@ -27,7 +27,7 @@ WORDS: Final = MappingProxyType(
 )
 CROSS_ENTROPIES = frozenset({"mlp", "conv"})
 """Optimizees whose loss is a cross-entropy with the natural logarithm."""
-SPEAK_FOR_THEMSELVES = ("variant", "optimizer", "optimizer.source", "optimizee", "experiment")
+SPEAK_FOR_THEMSELVES = ("variant", "optimizer", "optimizee", "experiment")
 """Keys whose values need no name before them."""
 OF_RULES = ("optimizer", "training")
 """How keys begin that make another rule, on the same problems."""
