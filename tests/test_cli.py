@@ -32,8 +32,8 @@ TINY = (
 SHORT = (*TINY, "training=smoke", "training.horizon=4", "training.truncation=2",
          "training.episodes=2", "training.problems=2", "optimizer.hidden_units=2")  # fmt: skip
 RESULTS = {
-    "summary.json", "curves.parquet", "steps.parquet", "comparison.png", "comparison.pdf", "checkpoint",
-    "config.yaml",
+    "summary.json", "curves.parquet", "steps.parquet", "comparison.png", "comparison.pdf",
+    "checkpoint", "config.yaml",
 }  # fmt: skip
 """What a run leaves in the store."""
 LOCAL = {"run.json", "metrics.jsonl"}
