@@ -109,7 +109,8 @@ def listed(config: DictConfig, folder: Path, label: str) -> JobList:
         mean, basis = 60 * float(told), "the preset says so, of one core"
     jobs = []
     for number, overrides in enumerate(planned(config)):
-        one, state = record.read(folder / str(number)), _state(folder / str(number))
+        one = record.read(folder / str(number))
+        state = _state(folder / str(number), one)
         values = tuple(o for o in overrides if key_of(o) in keys)
         left = 0.0 if state in ENDED else earlier.get(_identity(overrides), mean)
         jobs.append(Listed(number, values, state, 0.0 if one is None else one.seconds, left))
@@ -146,9 +147,8 @@ def _identity(overrides: Sequence[str]) -> frozenset[str]:
     return frozenset(o for o in overrides if not record.is_place(key_of(o)))
 
 
-def _state(folder: Path) -> str:
-    """How far a job has come, in words."""
-    one = record.read(folder)
+def _state(folder: Path, one: record.Record | None) -> str:
+    """How far the job in a folder has come, in words."""
     if one is None:
         return WAITING
     if one.status == "RUNNING":

@@ -39,7 +39,7 @@ from l2l_exp.optimizees.base import Optimizee, VisibleOptimizee
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import Baseline
-from l2l_exp.provenance import code_version, environment, origin, sources
+from l2l_exp.provenance import code_version, commit_of, origin, sources
 from l2l_exp.record import Record, differences
 from l2l_exp.reference import Reference
 from l2l_exp.report import figures, frames, studies, updates
@@ -168,15 +168,8 @@ def _new_record(job: Job) -> Record:
         sources=sources(config),
         threads=int(threads),
         cwd=str(Path.cwd()),
-        commit=_commit(),
+        commit=commit_of(code_version()),
     )
-
-
-def _commit() -> str | None:
-    """The commit of the code, with a "+" if the tree was changed; None outside a checkout."""
-    code = code_version()
-    changed = "" if code.get("git.clean") == "true" else "+"
-    return f"{code['git.commit']}{changed}" if "git.commit" in code else None
 
 
 def _continued(job: Job, old: Record, new: Record) -> Record:
@@ -613,8 +606,7 @@ def _describe(job: Job, of: Record, tracker: Tracker) -> None:
     tracker.params(flatten(of.config))
     if of.accepted:
         tracker.tags({"accepted_changes": "; ".join(of.accepted)})
-    tracker.tags({**job.choices, **code_version(), **environment(), FOLDER_TAG: str(job.folder)})
-    tracker.tags(origin(job.command))
+    tracker.tags({**job.choices, **origin(job.command), FOLDER_TAG: str(job.folder)})
     tracker.tags({"overrides": json.dumps(of.overrides), "condition": _condition(job)})
     tracker.text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(of.config)))
 

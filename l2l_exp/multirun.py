@@ -23,7 +23,7 @@ from l2l_exp.config import ConfigError, build, plain
 from l2l_exp.console import Console
 from l2l_exp.files import write_json
 from l2l_exp.joblist import listed, planned, swept
-from l2l_exp.provenance import code_version, environment, origin, sources
+from l2l_exp.provenance import origin, sources
 from l2l_exp.report import answers, charts, race, seeds, studies
 from l2l_exp.report.studies import key_of
 from l2l_exp.resume import quoted
@@ -84,8 +84,8 @@ def begin(config: DictConfig, command: str) -> Multirun:
     check_launcher(config)
     check_charts(config)
     overrides = _overrides(config)
-    choices = _choices(config)
     label, key, folder = _place(config, command)
+    jobs = len(planned(config))
     folder.mkdir(parents=True, exist_ok=True)
     launched = time.time()
     make = partial(build(config.tracking.tracker), warn=Console().warn)
@@ -94,7 +94,7 @@ def begin(config: DictConfig, command: str) -> Multirun:
         try:
             tracker: Tracker = make(
                 folder=folder,
-                run_name=f"{label}: {len(planned(config))} jobs",
+                run_name=f"{label}: {jobs} jobs",
                 run_id=old.get("run_id"),
             )
         except Exception:
@@ -102,12 +102,12 @@ def begin(config: DictConfig, command: str) -> Multirun:
                 shutil.rmtree(folder)
             raise
         about = {"command": command, "overrides": overrides, "study": plain(config.study)}
-        known = {"swept": swept(config), "jobs": len(planned(config))}
+        known = {"swept": swept(config), "jobs": jobs}
         write_json(folder / FILE, {"run_id": tracker.run_id, "key": key, **about, **known})
     tracker.publish(folder / FILE)
     tracker.params({"command": command, "overrides": " ".join(overrides), **_shown(known)})
-    tracker.tags({**choices, **code_version(), **environment(), FOLDER_TAG: str(folder)})
-    tracker.tags({"mlflow.note.content": _heading(config), **origin(command)})
+    tracker.tags({**_choices(config), **origin(command), FOLDER_TAG: str(folder)})
+    tracker.tags({"mlflow.note.content": _heading(config)})
     with open_dict(config):
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")

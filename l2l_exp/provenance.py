@@ -55,16 +55,30 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in ARITHMETIC}
 
 
+def commit_of(version: Mapping[str, str]) -> str | None:
+    """The commit of a code version, with a "+" if the tree was changed; None outside a checkout."""
+    changed = "" if version.get("git.clean") == "true" else "+"
+    return f"{version['git.commit']}{changed}" if "git.commit" in version else None
+
+
 def origin(command: str) -> dict[str, str]:
-    """Who made a run by what, under the names that MLflow's interface shows in columns."""
+    """What made a run: the command, who launched it, code version, environment.
+
+    Names that begin with "mlflow." are those that MLflow's interface shows in columns.
+
+    Args:
+        command: "train" or "evaluate".
+    """
+    version = code_version()
     tags = {"mlflow.source.name": f"l2l-{command}", "mlflow.source.type": "LOCAL"}
     with suppress(OSError, KeyError, ImportError):  # a user without a name
         tags["mlflow.user"] = getpass.getuser()
-    commit = code_version().get("git.commit")
-    return tags | ({} if commit is None else {"mlflow.source.git.commit": commit})
+    if "git.commit" in version:
+        tags["mlflow.source.git.commit"] = version["git.commit"]
+    return tags | version | _environment()
 
 
-def environment() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Versions of Python and of the libraries, and the machine."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     found["cpu_count"] = str(os.cpu_count())

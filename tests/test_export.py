@@ -167,25 +167,33 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_help_imports_neither_torch_nor_the_edge():
+@pytest.mark.parametrize(
+    ("program", "main", "shown"),
+    [("l2l-export", "export", "SOURCE"), ("l2l-import", "import_", "--layout")],
+)
+def test_help_imports_neither_torch_nor_the_edge(program, main, shown):
     code = (
         "import sys, l2l_exp.rule_cli as cli\n"
-        "sys.argv = ['l2l-export', '--help']\n"
-        "try: cli.export()\n"
+        f"sys.argv = ['{program}', '--help']\n"
+        f"try: cli.{main}()\n"
         "finally: print(*{'torch', 'hydra', 'mlflow', 'numpy'} & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.strip()) == (0, "") and "SOURCE" in done.stdout
+    assert (done.returncode, done.stderr.strip()) == (0, "") and shown in done.stdout
 
 
-def test_a_comparison_takes_an_exported_file(exported, command, workplace):
+@pytest.mark.parametrize("source", ["exported", "robust", "bundled:/lstm"])
+def test_a_comparison_takes_a_rule_s_file_and_notes_its_hash(source, exported, command, workplace):
+    name = f"l2l_exp/rules/{source.rpartition('/')[2]}.safetensors"
+    if source == "exported":
+        source = name = str(exported)
     done = command(
-        "evaluate", f"optimizer.source={exported}", "optimizee=quadratic", "smoke=evaluation",
+        "evaluate", f"optimizer.source={source}", "optimizee=quadratic", "smoke=evaluation",
         "tracking=none", "evaluation.baselines={}",
     )  # fmt: skip
     assert done.code == 0, done.err
     (told,) = workplace.glob("outputs/*/*/run.json")
-    assert str(exported) in json.loads(told.read_text())["sources"]
+    assert name in json.loads(told.read_text())["sources"]
 
 
 # ------------------------------------------------------------------ what is refused

@@ -41,7 +41,7 @@ EDGE_MODULES = (
 )  # fmt: skip
 CORE = (*ZERO, "unroll", *TWO)
 ARRAYS = frozenset({"torch", "numpy"})
-PLOTS = frozenset({"numpy", "scipy", "pandas", "pyarrow", "seaborn", "matplotlib", "jinja2"})
+PLOTS = frozenset({"numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2"})
 EDGE = ARRAYS | PLOTS | {"hydra", "omegaconf", "rich", "filelock", "mlflow"}
 TABLE = (
     Row(("optimizees.vision",), (), ARRAYS | {"torchvision"}),
@@ -245,7 +245,7 @@ def test_a_trained_rule_is_loaded_and_used_without_the_edge(tmp_path):
     target = "l2l_exp.optimizers.lstm.CoordinatewiseLSTM"
     rule.architecture = {"_target_": target, "hidden_units": 2}
     checkpoint.save(tmp_path, rule, {})
-    edge = "hydra,omegaconf,mlflow,rich,filelock,matplotlib,seaborn,pandas,scipy,sklearn"
+    edge = "hydra,omegaconf,mlflow,rich,filelock,matplotlib,pandas,scipy,sklearn"
     command = [sys.executable, "-c", LOAD, str(tmp_path), edge]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=PACKAGE.parent, check=False, timeout=120
@@ -254,7 +254,7 @@ def test_a_trained_rule_is_loaded_and_used_without_the_edge(tmp_path):
 
 
 def test_the_core_meta_trains_where_hydra_and_mlflow_are_not_installed():
-    edge = "hydra,omegaconf,mlflow,rich,filelock,matplotlib,seaborn"
+    edge = "hydra,omegaconf,mlflow,rich,filelock,matplotlib"
     core = ",".join(module for module in MODULES if within(module, CORE))
     command = [sys.executable, "-c", META_TRAIN, edge, core]
     done = subprocess.run(

@@ -13,23 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from l2l_exp.evaluation import Floats
-from l2l_exp.report.style import STYLE, looks, rule_looks
+from l2l_exp.report.style import PRINT, TEXT, looks, rule_looks
 
 LEARNED = "learned"
-DOUBLE = 6.9
-"""Inches: width of two columns of a paper, at which the smallest text can be read."""
-PRINT: Final[Mapping[str, Any]] = MappingProxyType(
-    {
-        **STYLE,
-        "font.size": 7,
-        "axes.titlesize": 7,
-        "axes.labelsize": 7.5,
-        "legend.fontsize": 7,
-        "legend.edgecolor": "none",
-        "figure.titlesize": 8,
-        "axes.linewidth": 0.6,
-        "figure.dpi": 200,
-    }
+SHEET: Final[Mapping[str, Any]] = MappingProxyType(
+    {**PRINT, "legend.edgecolor": "none", "figure.titlesize": TEXT + 1}
 )
 
 
@@ -54,7 +42,7 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 @contextmanager
 def sheet(width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, in the style of print."""
-    with mpl.rc_context(cast(Any, PRINT)):
+    with mpl.rc_context(cast(Any, SHEET)):
         yield Figure(figsize=(width, height), layout="constrained")
 
 

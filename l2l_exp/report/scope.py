@@ -18,8 +18,8 @@ from l2l_exp.microscope import (
     Stability,
     sgd_variance,
 )
-from l2l_exp.report.looks import DOUBLE, below, beside, looks_of, sheet, two_sided, zero
-from l2l_exp.report.style import plain_log_ticks
+from l2l_exp.report.looks import below, beside, looks_of, sheet, two_sided, zero
+from l2l_exp.report.style import DOUBLE, plain_log_ticks
 
 TIMES = "cividis"
 MARKERS = "osD^v"

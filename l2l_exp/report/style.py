@@ -95,6 +95,23 @@ STYLE: Final[Mapping[str, Any]] = MappingProxyType(
         "pdf.fonttype": 42,  # text stays text
     }
 )
+SINGLE, DOUBLE = 3.3, 6.9
+"""Inches: width of one and of two columns of a paper."""
+TEXT = 7.0
+"""Points: the smallest text at these widths."""
+PRINT: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        **STYLE,
+        "font.size": TEXT,
+        "axes.titlesize": TEXT,
+        "axes.labelsize": TEXT + 0.5,
+        "legend.fontsize": TEXT,
+        "axes.linewidth": 0.6,
+        "lines.linewidth": 1.0,
+        "hatch.linewidth": 0.5,
+        "figure.dpi": 200,
+    }
+)
 
 
 def plain_log_ticks(axis: Axis) -> None:

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from l2l_exp.microscope import Followed, Proposals
-from l2l_exp.report.looks import DOUBLE, looks_of, sheet
+from l2l_exp.report.looks import looks_of, sheet, zero
+from l2l_exp.report.style import DOUBLE
 
 FOLLOWED, PROPOSED = "followed", "proposed"
 COLUMNS = (
@@ -111,7 +112,7 @@ def _over_steps(above: Axes, below: Axes, rows: pd.DataFrame, rules: Sequence[st
         below.plot(mine["step"], mine["update"], **looks[rule] | {"zorder": 2})
     above.plot(mine["step"], mine["gradient"], color="0.3", linewidth=0.9)
     for axes in (above, below):
-        axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        zero(axes)
         _few_ticks(axes)
     above.tick_params(labelbottom=False)
     below.set_xlabel("inner step", labelpad=1)
@@ -127,7 +128,7 @@ def _against_gradient(axes: Axes, rows: pd.DataFrame, steps: Sequence[int]) -> N
         if line["gradient"].min() <= seen <= line["gradient"].max():
             there = np.interp(seen, line["gradient"], line["update"])
             axes.plot(seen, there, "o", color=shade(step), markersize=3, markeredgewidth=0)
-    axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    zero(axes)
     axes.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     _few_ticks(axes)
 

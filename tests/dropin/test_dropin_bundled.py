@@ -24,8 +24,6 @@ from l2l_exp.provenance import sources
 from l2l_exp.source import RULES, bundled_rules
 from l2l_exp.tracking import MlflowTracker, TrackingError, trained_rule
 
-pytest_plugins = ["edge_fixtures"]
-
 ROOT = Path(__file__).parents[2]
 BUNDLE = runpy.run_path(str(ROOT / "docs" / "bundle_rules.py"))
 SETTINGS = {"hidden_units": 2, "layers": 1, "readout_std": 0.5}
@@ -106,18 +104,6 @@ def test_an_unknown_name_tells_what_is_bundled(name, store, tmp_path, monkeypatc
         trained_rule(None, None)
 
 
-@pytest.mark.parametrize("source", ["robust", "bundled:/lstm"])
-def test_a_comparison_takes_a_bundled_rule_and_notes_its_hash(source, command, workplace):
-    done = command(
-        "evaluate", f"optimizer.source={source}", "optimizee=quadratic", "smoke=evaluation",
-        "tracking=none", "evaluation.baselines={}",
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    (told,) = workplace.glob("outputs/*/*/run.json")
-    name = source.rpartition("/")[2]
-    assert f"l2l_exp/rules/{name}.safetensors" in json.loads(told.read_text())["sources"]
-
-
 def test_a_name_that_is_none_has_nothing_to_hash():
     node = {"_target_": "l2l_exp.tracking.trained_rule", "source": "bundled:/no_such"}
     assert not [name for name in sources({"optimizer": node}) if name.endswith(".safetensors")]
@@ -132,7 +118,7 @@ optimizer = l2l_exp.load_optimizer(sys.argv[1], [("w", weight)])
 weight.sum().backward()
 optimizer.step()
 print(weight.count_nonzero().item(), *{name.split(".")[0] for name in sys.modules} & set(
-    "hydra,omegaconf,mlflow,rich,filelock,matplotlib,seaborn,pandas,scipy,sklearn".split(",")))
+    "hydra,omegaconf,mlflow,rich,filelock,matplotlib,pandas,scipy,sklearn".split(",")))
 """
 
 

@@ -4,8 +4,7 @@ import functools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple, ParamSpec, cast
+from typing import Any, NamedTuple, ParamSpec, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -13,14 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from l2l_exp.report.style import STYLE, Look, plain_log_ticks
+from l2l_exp.report.style import DOUBLE, PRINT, SINGLE, TEXT, Look, plain_log_ticks
 
 P = ParamSpec("P")
 
-SINGLE, DOUBLE = 3.3, 6.9
-"""Inches: width of one and of two columns of a paper."""
-TEXT = 7.0
-"""Points: the smallest text."""
 LETTERS = 18.5
 """Letters of that size in an inch, about."""
 MOST_COLUMNS = 3
@@ -35,19 +30,6 @@ FLATTENED = 3.0
 """How much longer than most panels' own axes a shared one may be, on the log scale."""
 DATA, SHOWN = "data", "shown"
 """Mark lines whose points count for the limits; the former end in arrows beyond them."""
-PRINT: Final = MappingProxyType(
-    {
-        **STYLE,
-        "font.size": TEXT,
-        "axes.titlesize": TEXT,
-        "axes.labelsize": TEXT + 0.5,
-        "legend.fontsize": TEXT,
-        "axes.linewidth": 0.6,
-        "lines.linewidth": 1.0,
-        "hatch.linewidth": 0.5,
-        "figure.dpi": 200,
-    }
-)
 
 
 def printed(chart: Callable[P, Figure]) -> Callable[P, Figure]:

@@ -16,7 +16,6 @@ from matplotlib.patches import Patch, Rectangle
 from l2l_exp.report.aggregation import LABELS, aggregate
 from l2l_exp.report.charts import notes
 from l2l_exp.report.charts.canvas import (
-    TEXT,
     finish,
     grid,
     printed,
@@ -30,7 +29,7 @@ from l2l_exp.report.charts.naming import (
     words,
 )
 from l2l_exp.report.studies import Study
-from l2l_exp.report.style import CRITERION_LABELS
+from l2l_exp.report.style import CRITERION_LABELS, TEXT
 
 COLORS = "PuOr_r"
 """Purple below ratio 1, orange above: told apart by the colour-blind."""
