@@ -14,10 +14,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from l2l_exp.evaluation import CRITERIA
-from l2l_exp.joblist import JobList, duration
+from l2l_exp.joblist import JobList
 from l2l_exp.meta.train import Plan, Progress
 from l2l_exp.optimizees.base import Optimizee
 from l2l_exp.optimizers.base import LearnedOptimizer
+from l2l_exp.report.answers import duration
 from l2l_exp.report.summary import subject
 
 LINE_SECONDS = 10.0

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from l2l_exp import record
+from l2l_exp.report.answers import duration
 from l2l_exp.report.studies import key_of
 
 WAITING = "to do"
@@ -115,13 +116,6 @@ def listed(config: DictConfig, folder: Path, label: str) -> JobList:
         left = 0.0 if state in ENDED else earlier.get(_identity(overrides), mean)
         jobs.append(Listed(number, values, state, 0.0 if one is None else one.seconds, left))
     return JobList(tuple(jobs), basis, _side_by_side(config))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "12 min", "3.4 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _parsed(config: DictConfig) -> list[Override]:

@@ -42,8 +42,7 @@ from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.provenance import code_version, commit_of, origin, sources
 from l2l_exp.record import Record, differences
 from l2l_exp.reference import Reference
-from l2l_exp.report import figures, frames, studies, updates
-from l2l_exp.report.pictures import pictures
+from l2l_exp.report import figures, frames, pictures, studies, updates
 from l2l_exp.report.summary import summarize
 from l2l_exp.state import ContenderFiles, TrainingFile, forget
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError
@@ -393,7 +392,8 @@ def _compare(
         if isinstance(optimizee, VisibleOptimizee):
             ruled = [learned, *others[: len(field.baselines)]]
             shown = gallery(optimizee, rules, ruled, field.protocol, announce)
-            tracker.figure("pictures", pictures(shown))
+            tracker.table("pictures", pictures.table(tracker.run_id, seed, shown))
+            tracker.figure("pictures", pictures.figure(shown))
     about = {
         "run_id": tracker.run_id, **job.choices, "seed": seed, "size": optimizee.spec.size,
     }  # fmt: skip

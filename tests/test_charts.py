@@ -15,8 +15,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from omegaconf import OmegaConf
 
+from l2l_exp.comparison import Gallery
 from l2l_exp.microscope import Followed, Proposals
-from l2l_exp.report import charts, frames, paper, studies, style, updates
+from l2l_exp.report import charts, frames, paper, pictures, studies, style, updates
 from l2l_exp.statistics import seeds_interval
 from l2l_exp.tracking import NoTracker
 
@@ -112,7 +113,10 @@ def run(seed: int, *overrides: str, final: float = 0.1, status: str = "FINISHED"
     return studies.Run(
         run_id, status, seed, (f"seed={seed}", *overrides), summary if done else None,
         (lambda: curves) if done else None, None if done else "it broke",
-        updates=(lambda: updates_of(run_id, seed)) if done else None,
+        extras={
+            "updates": lambda: updates_of(run_id, seed),
+            "pictures": lambda: pictures_of(run_id, seed),
+        } if done else {},
     )  # fmt: skip
 
 
@@ -130,6 +134,22 @@ def updates_of(run_id: str, seed: int) -> pd.DataFrame:
         (3, 7), ("w[3]", "b[0]"), (0, 1), asked, made, {"learned": would, "adam": would / 2}
     )
     return updates.table(run_id, seed, followed, swept)
+
+
+def pictures_of(run_id: str, seed: int) -> pd.DataFrame:
+    """Two problems of 2x2 pixels: grey style, and rules as bright as their loss is low."""
+    grey = np.full((2, 2, 2, 3), 0.5)
+    losses = {
+        "learned": {1: np.array([0.8, 0.6]), 4: np.array([0.2, 0.4])},
+        "adam": {1: np.array([1.0, 0.8]), 4: np.array([0.6, 0.8])},
+    }
+    rules = {
+        name: {
+            step: np.tile(1 - one[:, None, None, None], (1, 2, 2, 3)) for step, one in by.items()
+        }
+        for name, by in losses.items()
+    }
+    return pictures.table(run_id, seed, Gallery({"style": grey}, rules, losses))
 
 
 def study(*runs, expected: int | None = None, **asked) -> studies.Study:
@@ -798,9 +818,30 @@ def test_updates_of_a_run_that_is_not_there_are_refused(options):
 def test_updates_are_written_and_read(tmp_path):
     mine = study(*three())
     studies.write(mine, tmp_path)
-    pd.testing.assert_frame_equal(studies.read(tmp_path).updates, mine.updates)
+    pd.testing.assert_frame_equal(studies.read(tmp_path).extras["updates"], mine.extras["updates"])
     studies.write(study(), tmp_path / "none")
-    assert studies.read(tmp_path / "none").updates.empty
+    assert not studies.read(tmp_path / "none").extras
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def test_a_row_of_pictures_for_each_condition_with_the_last_step_of_every_rule():
+    mine = study(*three("variant=wide"), *three("variant=deep"), expected=7)
+    figure = drawn(charts.pictures(mine, seed=1))
+    shown = [float(np.mean(axes.images[0].get_array())) for axes in figure.axes]
+    assert shown == pytest.approx(2 * [0.5, 0.8, 0.4], abs=1 / 255)
+    assert [axes.get_title() for axes in figure.axes] == ["style", "learned", "adam", "", "", ""]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "0.2", "0.6"] * 2
+    assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["wide", "deep"]
+    assert note(figure).startswith("n = 1 test problem each; meta-seed 1 of 3. Below a picture:")
+    assert "loss after 4 steps" in note(figure) and "6 of 7 runs; 1 not begun" in note(figure)
+    assert len(charts.pictures(mine, problems=2).axes) == 12
+
+
+def test_pictures_of_a_run_that_is_not_there_are_refused():
+    with pytest.raises(ValueError, match="pictures of the meta-seeds 0, 1, 2, and none of seed=7"):
+        charts.pictures(study(*three()), seed=7)
 
 
 # ------------------------------------------------------------------ render

@@ -11,8 +11,9 @@ from omegaconf import open_dict
 
 from l2l_exp import joblist, record
 from l2l_exp.config import register, shipped
-from l2l_exp.joblist import duration, listed, planned, swept
+from l2l_exp.joblist import listed, planned, swept
 from l2l_exp.record import Record
+from l2l_exp.report.answers import duration
 
 pytest_plugins = ["edge_fixtures"]
 

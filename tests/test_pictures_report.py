@@ -4,6 +4,7 @@ import itertools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,7 @@ from l2l_exp.evaluation import StepCost, evaluate, snapshots
 from l2l_exp.optimizees.seeding import Seed
 from l2l_exp.optimizers.baseline import Baseline
 from l2l_exp.optimizers.lstm import CoordinatewiseLSTM
-from l2l_exp.report.pictures import pictures
+from l2l_exp.report import pictures
 from l2l_exp.tuning import Tuned, TuningCache
 from l2l_exp.unroll import differentiate
 
@@ -95,7 +96,7 @@ def test_fewer_problems_than_are_shown_are_all_shown(art):
 
 
 def test_every_picture_of_a_gallery_is_drawn_once_and_none_overlaps(shown):
-    figure = pictures(shown)
+    figure = pictures.figure(shown)
     drawn = [axes.images[0].get_array() for axes in figure.axes]
     wanted = [*shown.references.values(), *(x for by in shown.rules.values() for x in by.values())]
     every = [one for several in wanted for one in several]
@@ -109,8 +110,22 @@ def test_every_picture_of_a_gallery_is_drawn_once_and_none_overlaps(shown):
                     and other.y0 < one.y1)  # fmt: skip
 
 
+def test_the_table_has_every_picture_to_a_byte(shown):
+    table = pictures.table("run", 5, shown)
+    assert list(table.columns) == list(pictures.COLUMNS) and len(table) == 3 * (3 + 3 * 3)
+    for row in table.to_dict("records"):
+        if row["reference"]:
+            exact = shown.references[row["reference"]][row["problem"]]
+            assert np.isnan(row["loss"]) and row["rule"] == ""
+        else:
+            exact = shown.rules[row["rule"]][row["step"]][row["problem"]]
+            assert row["loss"] == shown.losses[row["rule"]][row["step"]][row["problem"]]
+        assert np.abs(pictures.picture_of(row) - exact).max() <= 0.5 / 255 + 1e-9
+        assert (row["run_id"], row["seed"]) == ("run", 5)
+
+
 def test_the_texts_of_the_figure_name_rules_references_and_losses_and_stay_inside(shown):
-    figure = pictures(shown)
+    figure = pictures.figure(shown)
     told = [text.get_text() for text in figure.texts]
     for name in (*shown.rules, *shown.references):
         assert told.count(name) == (1 if name in shown.rules else 3)
@@ -160,6 +175,8 @@ def test_a_run_that_is_stopped_while_it_looks_at_its_pictures_goes_on_there(
     assert (folder / "pictures.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "pictures.pdf").read_bytes().startswith(b"%PDF")
     assert str(folder / "pictures.png") in outcome.out
+    run = json.loads((folder / "run.json").read_text())
+    assert set(pd.read_parquet(folder / "pictures.parquet")["run_id"]) == {run["run_id"]}
     assert json.loads((folder / "summary.json").read_text())["n_problems"] == 3
 
 

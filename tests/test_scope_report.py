@@ -229,7 +229,7 @@ def test_a_run_records_updates_where_it_is_asked_to(command, workplace):
         }  # fmt: skip
     study = studies.from_folder(folder)
     tables = [pd.read_parquet(folder / str(seed) / "updates.parquet") for seed in (0, 1)]
-    assert len(study.updates) == sum(map(len, tables))
+    assert len(study.extras["updates"]) == sum(map(len, tables))
     table = tables[1]
     assert set(table["seed"]) == {1} and list(table["rule"].unique()) == ["learned", "sgd", "adam"]
     summary = study.summaries[str(table["run_id"].iloc[0])]

@@ -117,6 +117,13 @@ def number(value: float) -> str:
     return f"{value:.0f}" if 100 <= value < 1e5 else f"{value:#.3g}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def _of_one(rows: pd.DataFrame, one: Row) -> str:
     """A study of one condition, by one criterion."""
     if math.isnan(one["log_ratio"]):

@@ -1,8 +1,11 @@
-"""The figure of what rules make of a few problems: pictures, rule by rule and step by step."""
+"""What rules make of a few problems, rule by rule and step by step: figure and table."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from l2l_exp.comparison import Gallery
@@ -12,9 +15,12 @@ from l2l_exp.report.style import STYLE
 PICTURE, GAP, LINE, BLOCK, LABELS = 0.78, 0.05, 0.14, 0.15, 0.85
 """Inches: side of a picture, between pictures, a line of text, between problems, names of rules."""
 COLUMN, ROW = PICTURE + GAP, PICTURE + LINE + GAP
+COLUMNS = (
+    "run_id", "seed", "rule", "reference", "problem", "step", "loss", "height", "width", "pixels",
+)  # fmt: skip
 
 
-def pictures(gallery: Gallery) -> Figure:
+def figure(gallery: Gallery) -> Figure:
     """Draw a few test problems side by side: what they are made of above, every rule below.
 
     Args:
@@ -46,6 +52,40 @@ def pictures(gallery: Gallery) -> Figure:
         told = "Below each picture: step and loss. Baselines: at the rate tuned for the final loss."
         sheet.write(told, LABELS, (len(rules) + 1) * ROW + 2 * LINE - 0.04, ha="left")
     return sheet.figure
+
+
+def table(run_id: str, seed: int, gallery: Gallery) -> pd.DataFrame:
+    """One row per picture.
+
+    Columns: `run_id`; `seed`, the meta-seed; `rule` that made it, or the name of a `reference`;
+    `problem`, its place among the test problems; of a rule's its `step` and `loss`; `height`,
+    `width`; `pixels`, bytes of them, rows first, three colours each.
+    """
+    seen = [
+        ("", name, -1, pictures, np.full(len(pictures), np.nan))
+        for name, pictures in gallery.references.items()
+    ] + [
+        (rule, "", step, pictures, gallery.losses[rule][step])
+        for rule, by_step in gallery.rules.items()
+        for step, pictures in by_step.items()
+    ]
+    rows = [
+        (run_id, seed, rule, name, problem, step, loss, *one.shape[:2], _pixels(one))
+        for rule, name, step, pictures, losses in seen
+        for problem, (one, loss) in enumerate(zip(pictures, losses, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def picture_of(row: Mapping[str, Any]) -> Floats:
+    """The picture (height, width, 3) of a row of the table, in [0, 1]."""
+    pixels = np.frombuffer(row["pixels"], dtype=np.uint8)
+    return pixels.reshape(row["height"], row["width"], 3) / 255
+
+
+def _pixels(picture: Floats) -> bytes:
+    """Values in [0, 1] as they are kept in the table."""
+    return np.rint(255 * picture).astype(np.uint8).tobytes()
 
 
 class _Sheet:

@@ -136,15 +136,6 @@ def slug(study: Study) -> str:
     return words[:LONGEST_KEY].strip("-.")
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a reader reads them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def _place(found: Found, order: Sequence[str]) -> tuple[int, str, bool, str]:
     """Where a study stands in the report."""
     name = found.study.name
@@ -167,7 +158,7 @@ def _section(found: Found, live: bool, taken: set[str]) -> Section:
         note=_note(study, live),
         origin=found.origin,
         runs=counted(study),
-        seconds=duration(float(study.runs["seconds"].sum())),
+        seconds=answers.duration(float(study.runs["seconds"].sum())),
         commits=sorted({str(commit)[:10] for commit in study.runs["commit"].dropna()}),
         complaints=_complaints(study),
         aggregate=table,

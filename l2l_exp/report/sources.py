@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from l2l_exp.report import frames, studies
-from l2l_exp.report.studies import UPDATES, Run, Study, read_or_tell, read_updates
+from l2l_exp.report.studies import EXTRAS, Run, Study, extras_of, read_or_tell
 from l2l_exp.tracking import FOLDER_TAG, Store, Tracked
 
 SWEEP = "sweep.json"
@@ -114,7 +114,8 @@ def _of_parent(store: Store, parent: Tracked, sweep: Mapping[str, Any], folder: 
     """The study of a parent run."""
     tracked = children(store, parent.run_id)
     ended = [run for run in tracked if run.status == "FINISHED"]
-    files = store.files(tracked, (SUMMARY, STEPS, TRACEBACK, UPDATES), folder)
+    extras = [f"{name}.parquet" for name in EXTRAS]
+    files = store.files(tracked, (SUMMARY, STEPS, TRACEBACK, *extras), folder)
     without = [run for run in ended if SUMMARY not in files[run.run_id]]
     older = [run for run in ended if STEPS not in files[run.run_id]]
     for lacking, name in ((without, RULE), (older, CURVES)):
@@ -153,7 +154,8 @@ def run_of(run: Tracked, files: Mapping[str, Path]) -> Run:
 
     Args:
         run: of the store.
-        files: by name, those that it has of SUMMARY, RULE, STEPS, CURVES, UPDATES, TRACEBACK.
+        files: by name, those that it has of SUMMARY, RULE, STEPS, CURVES, TRACEBACK and the
+            tables of EXTRAS.
     """
     summary, error = None, None
     if run.status == "FINISHED":
@@ -175,7 +177,7 @@ def run_of(run: Tracked, files: Mapping[str, Path]) -> Run:
         error=error,
         seconds=run.metrics.get("wall_seconds", run.seconds),
         commit=run.tags.get("git.commit"),
-        updates=partial(read_updates, files[UPDATES].parent) if UPDATES in files else None,
+        extras=extras_of(files),
     )
 
 

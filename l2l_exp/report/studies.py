@@ -19,7 +19,8 @@ Bools = npt.NDArray[np.bool_]
 SEED = "seed"
 """The key whose values are repetitions of one condition, not conditions."""
 FILE = "study.json"
-UPDATES = "updates.parquet"
+EXTRAS = ("updates", "pictures")
+"""Tables that some runs have: `report.updates.table`, `report.pictures.table`."""
 RUN_COLUMNS = ("run_id", "seed", "condition", "status", "error", "seconds", "commit")
 STEP_KEYS = ("run_id", "seed", "condition", "rule", "kind", "tuned_for", "lr", "step")
 MEASURES = ("loss", "running_mean", *frames.METRICS)
@@ -44,7 +45,7 @@ class Run:
             None of a run that has not finished.
         curves: makes its table (`frames.curves`) of losses by problem and step; None where there
             is none.
-        updates: makes its table of updates (`report.updates.table`); None where there is none.
+        extras: makes those of EXTRAS that it has, by name.
     """
 
     run_id: str
@@ -56,7 +57,7 @@ class Run:
     error: str | None = None
     seconds: float = 0.0
     commit: str | None = None
-    updates: Callable[[], pd.DataFrame] | None = None
+    extras: Mapping[str, Callable[[], pd.DataFrame]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Study:
         criteria: one row per run and criterion, as `aggregation.rows_of` makes them.
         summaries: run id -> summary.
         expected: how many runs there should be; None where that is not known.
-        updates: the runs' tables of updates (`report.updates.table`), where they have any.
+        extras: those of EXTRAS that any run has, by name: the tables of all runs.
     """
 
     name: str
@@ -89,7 +90,7 @@ class Study:
     criteria: pd.DataFrame
     summaries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     expected: int | None = None
-    updates: pd.DataFrame = field(default_factory=pd.DataFrame)
+    extras: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:
@@ -139,7 +140,7 @@ def study(about: Mapping[str, Any], runs: Sequence[Run], expected: int | None = 
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries={run.run_id: run.summary or {} for run, _ in done},
         expected=expected,
-        updates=_updates(done),
+        extras=_extras([run for run, _ in done]),
     )
 
 
@@ -264,11 +265,14 @@ def _steps(done: Sequence[tuple[Run, str]]) -> tuple[pd.DataFrame, dict[str, str
     return steps, unreadable
 
 
-def _updates(done: Sequence[tuple[Run, str]]) -> pd.DataFrame:
-    """The updates of all runs that recorded any, as far as they can be read."""
-    read = [read_or_tell(run.updates)[0] for run, _ in done if run.updates is not None]
-    tables = [table for table in read if table is not None]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+def _extras(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """The tables of EXTRAS of all runs, as far as they are there and can be read."""
+    read = {
+        name: [read_or_tell(run.extras[name])[0] for run in runs if name in run.extras]
+        for name in EXTRAS
+    }
+    found = {name: [one for one in tables if one is not None] for name, tables in read.items()}
+    return {name: pd.concat(one, ignore_index=True) for name, one in found.items() if one}
 
 
 def from_folder(folder: Path) -> Study:
@@ -328,14 +332,14 @@ def run_of(folder: Path) -> Run | None:
         error=error or record.get("error"),
         seconds=record.get("seconds", 0.0),
         commit=record.get("commit"),
-        updates=partial(read_updates, folder) if (folder / UPDATES).is_file() else None,
+        extras=extras_of({path.name: path for path in folder.glob("*.parquet")}),
     )
 
 
-def read_updates(folder: Path) -> pd.DataFrame:
-    """The table of updates in a folder; empty where there is none."""
-    path = folder / UPDATES
-    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+def extras_of(files: Mapping[str, Path]) -> dict[str, Callable[[], pd.DataFrame]]:
+    """What reads the tables of EXTRAS that are among some files: name of the file -> path."""
+    there = {name: files.get(f"{name}.parquet") for name in EXTRAS}
+    return {n: partial(pd.read_parquet, path) for n, path in there.items() if path is not None}
 
 
 def read_or_tell(read: Callable[[], Value]) -> tuple[Value | None, str | None]:
@@ -375,8 +379,8 @@ def write(study: Study, folder: Path) -> None:
         folder / "steps.parquet", compression="zstd", index=False, use_byte_stream_split=floats,
         use_dictionary=[name for name in study.steps if name not in floats],
     )  # fmt: skip
-    if len(study.updates):
-        study.updates.to_parquet(folder / UPDATES, compression="zstd", index=False)
+    for name, table in study.extras.items():
+        table.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
 
 
 def read(folder: Path) -> Study:
@@ -404,7 +408,10 @@ def read(folder: Path) -> Study:
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries=summaries,
         expected=about["expected"],
-        updates=read_updates(folder),
+        extras={
+            name: read_table()
+            for name, read_table in extras_of({p.name: p for p in folder.iterdir()}).items()
+        },
     )
 
 

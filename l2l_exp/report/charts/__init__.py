@@ -4,6 +4,7 @@ from l2l_exp.report.charts.coordinates import updates
 from l2l_exp.report.charts.costs import overhead
 from l2l_exp.report.charts.effort import payoff, training_cost
 from l2l_exp.report.charts.final import selection, strips
+from l2l_exp.report.charts.gallery import pictures
 from l2l_exp.report.charts.maps import heat_map
 from l2l_exp.report.charts.profiles import lines
 from l2l_exp.report.charts.races import horizons, seconds
@@ -13,6 +14,6 @@ from l2l_exp.report.charts.trajectories import curves
 
 __all__ = [
     "CHARTS", "Rendered", "check", "curves", "heat_map", "horizons", "lines", "overhead", "payoff",
-    "render", "seconds", "selection", "strips", "training_cost", "tuning", "updates",
+    "pictures", "render", "seconds", "selection", "strips", "training_cost", "tuning", "updates",
     "validations",
 ]  # fmt: skip

@@ -17,12 +17,12 @@ def updates(study: Study, seed: int | None = None, condition: str | None = None)
     Raises:
         ValueError: if there is no such run.
     """
-    runs = study.finished
-    found = runs[runs["run_id"].isin(study.updates.get("run_id", []))]
-    if found.empty:
+    runs, table = study.finished, study.extras.get("updates")
+    if table is None:
         raise ValueError(
             f"study {study.name!r} has no run with updates: add evaluation/microscope=updates"
         )
+    found = runs[runs["run_id"].isin(table["run_id"])]
     chosen = found if seed is None else found[found["seed"] == seed]
     chosen = chosen if condition is None else chosen[chosen["condition"] == condition]
     if chosen.empty:
@@ -31,4 +31,4 @@ def updates(study: Study, seed: int | None = None, condition: str | None = None)
             f"study {study.name!r} has updates of the meta-seeds {seeds}, and none of seed={seed}, "
             f"condition={condition!r}"
         )
-    return figure(study.updates[study.updates["run_id"] == chosen["run_id"].iloc[0]])
+    return figure(table[table["run_id"] == chosen["run_id"].iloc[0]])

@@ -13,6 +13,7 @@ from l2l_exp.report.charts.coordinates import updates
 from l2l_exp.report.charts.costs import overhead
 from l2l_exp.report.charts.effort import payoff, training_cost
 from l2l_exp.report.charts.final import selection, strips
+from l2l_exp.report.charts.gallery import pictures
 from l2l_exp.report.charts.maps import heat_map
 from l2l_exp.report.charts.profiles import lines
 from l2l_exp.report.charts.races import horizons, seconds
@@ -26,8 +27,8 @@ CHARTS: Final[Mapping[str, Chart]] = MappingProxyType(
     {
         one.__name__: one
         for one in (
-            curves, heat_map, horizons, lines, overhead, payoff, seconds, selection, strips,
-            training_cost, tuning, updates, validations,
+            curves, heat_map, horizons, lines, overhead, payoff, pictures, seconds, selection,
+            strips, training_cost, tuning, updates, validations,
         )
     }
 )  # fmt: skip
