@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from l2l_exp.comparison import Gallery
 from l2l_exp.microscope import Followed, Proposals
 from l2l_exp.report import charts, frames, paper, pictures, studies, style, updates
+from l2l_exp.report.shipping import slim
 from l2l_exp.statistics import seeds_interval
 from l2l_exp.tracking import NoTracker
 
@@ -837,6 +838,16 @@ def test_a_row_of_pictures_for_each_condition_with_the_last_step_of_every_rule()
     assert note(figure).startswith("n = 1 test problem each; meta-seed 1 of 3. Below a picture:")
     assert "loss after 4 steps" in note(figure) and "6 of 7 runs; 1 not begun" in note(figure)
     assert len(charts.pictures(mine, problems=2).axes) == 12
+
+
+def test_few_pictures_are_shipped_and_these_are_the_ones_drawn():
+    mine = study(*three("variant=wide"), *three("variant=deep"))
+    few = slim(mine)
+    assert len(few.extras["pictures"]) == 2 * 3 < len(mine.extras["pictures"])
+    pd.testing.assert_frame_equal(few.extras["updates"], mine.extras["updates"])
+    whole, rest = ([a.images[0].get_array() for a in charts.pictures(one).axes]
+                   for one in (mine, few))  # fmt: skip
+    np.testing.assert_array_equal(whole, rest)
 
 
 def test_pictures_of_a_run_that_is_not_there_are_refused():

@@ -77,6 +77,11 @@ def table(run_id: str, seed: int, gallery: Gallery) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def at_the_end(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of what problems are made of, and of rules' pictures after the last step."""
+    return table[(table["step"] == table["step"].max()) | (table["reference"] != "")]
+
+
 def picture_of(row: Mapping[str, Any]) -> Floats:
     """The picture (height, width, 3) of a row of the table, in [0, 1]."""
     pixels = np.frombuffer(row["pixels"], dtype=np.uint8)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from l2l_exp.report import studies
+from l2l_exp.report.pictures import at_the_end
 from l2l_exp.report.sections import is_smoke, slug, youngest
 from l2l_exp.report.sources import Found
 from l2l_exp.report.studies import Study
@@ -47,7 +48,21 @@ def slim(study: Study) -> Study:
         study,
         steps=rounded(study.steps.dropna(axis="columns", how="all")),
         summaries={name: _summary(one) for name, one in study.summaries.items()},
+        extras={name: _few(study, name, table) for name, table in study.extras.items()},
     )
+
+
+def _few(study: Study, name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of extras; of pictures those of one problem of every condition, after the last step.
+
+    Pictures are large, and cannot be told with fewer digits.
+    """
+    if name != "pictures":
+        return table
+    runs = study.finished[study.finished["run_id"].isin(table["run_id"])].sort_values("seed")
+    first = runs.drop_duplicates("condition")["run_id"]
+    table = at_the_end(table[table["run_id"].isin(first)])
+    return table[table["problem"] == table["problem"].min()]
 
 
 def rounded(steps: pd.DataFrame) -> pd.DataFrame:

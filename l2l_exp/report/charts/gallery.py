@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from l2l_exp.report.charts import notes
 from l2l_exp.report.charts.canvas import finish, grid, printed
 from l2l_exp.report.charts.naming import condition_name
-from l2l_exp.report.pictures import picture_of
+from l2l_exp.report.pictures import at_the_end, picture_of
 from l2l_exp.report.studies import Study
 from l2l_exp.report.style import DOUBLE, TEXT
 
@@ -71,8 +71,7 @@ def pictures(study: Study, problems: int = 1, seed: int | None = None) -> Figure
 
 def _problems(table: pd.DataFrame, count: int) -> list[list[dict[str, Any]]]:
     """The first problems of a run: what each is made of, then every rule after its last step."""
-    shown = table[(table["step"] == table["step"].max()) | (table["reference"] != "")]
-    by_problem = (part for _, part in shown.groupby("problem"))
+    by_problem = (part for _, part in at_the_end(table).groupby("problem"))
     return [
         [{str(key): value for key, value in one.items()} for one in part.to_dict("records")]
         for part in by_problem
@@ -95,7 +94,7 @@ def _drawn(rows: Sequence[Row]) -> Figure:
         if row == 0:
             axes.set_title(shown[column]["rule"] or shown[column]["reference"])
         if column == 0:
-            axes.set_ylabel(textwrap.fill(name, LETTERS), fontsize=TEXT)
+            axes.set_ylabel(textwrap.fill(name.replace("_", " "), LETTERS), fontsize=TEXT)
     return sheet.figure
 
 
