@@ -79,7 +79,8 @@ def table(run_id: str, seed: int, gallery: Gallery) -> pd.DataFrame:
 
 def at_the_end(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of what problems are made of, and of rules' pictures after the last step."""
-    return table[(table["step"] == table["step"].max()) | (table["reference"] != "")]
+    shown: pd.DataFrame = table[(table["step"] == table["step"].max()) | (table["reference"] != "")]
+    return shown
 
 
 def picture_of(row: Mapping[str, Any]) -> Floats:

@@ -61,8 +61,9 @@ def _few(study: Study, name: str, table: pd.DataFrame) -> pd.DataFrame:
         return table
     runs = study.finished[study.finished["run_id"].isin(table["run_id"])].sort_values("seed")
     first = runs.drop_duplicates("condition")["run_id"]
-    table = at_the_end(table[table["run_id"].isin(first)])
-    return table[table["problem"] == table["problem"].min()]
+    shown = at_the_end(table[table["run_id"].isin(first)])
+    few: pd.DataFrame = shown[shown["problem"] == shown["problem"].min()]
+    return few
 
 
 def rounded(steps: pd.DataFrame) -> pd.DataFrame:
