@@ -1,7 +1,9 @@
 """Charts of studies: what they say and where their lines lie, and what is refused."""
 
+import inspect
 import itertools
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -762,6 +764,15 @@ def test_whatever_is_there_is_drawn_at_print_size_with_readable_text(name, some)
     shown = [one for one in figure.findobj(Text) if one.get_text().strip()]
     assert min(one.get_fontsize() for one in shown) >= 7
     assert "n = " in note(figure) or "meta-seed" in note(figure)
+
+
+def test_the_documentation_has_every_chart_with_its_options():
+    text = (Path(__file__).parent.parent / "docs" / "studies.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \|([^|]*)\|$", text, re.MULTILINE)
+    told = {name: re.findall(r"`(\w+)`", options) for name, options in rows}
+    parameters = {n: inspect.signature(one).parameters for n, one in charts.CHARTS.items()}
+    known = {name: list(one)[1:] for name, one in parameters.items()}
+    assert {name: told.get(name) for name in known} == known
 
 
 def test_every_chart_gives_a_baseline_the_same_colour():

@@ -89,7 +89,8 @@ def composes(words: list[str]) -> None:
         if override.is_sweep_override():
             text = f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
         group, option = override.get_key_element(), str(override.value())
-        own = arguments.config_dir and (shipped("conf") / group).is_dir()
+        known = group == "sweeps" or (shipped("conf") / group).is_dir()
+        own = arguments.config_dir and known
         if not (own and not shipped_option(group, option)):  # an option of the reader's own
             chosen.append(text)
     register()
