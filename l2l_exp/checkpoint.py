@@ -104,16 +104,21 @@ def locate(source: Path, seed: int | None, where: Mapping[str, Any] | None = Non
     found = [path.parent for path in sorted(source.glob(f"*/{FOLDER}/{DESCRIPTION}"))]
     members = [member for member in found if _is_finished(member.parent)]
     if not members:
+        if (source / "sweep.json").is_file():
+            raise CheckpointError(f"{source} holds no rule of a finished run")
         return source
     if where:
         members = [one for one in members if contains(_record(one.parent).get("config", {}), where)]
     seeds = [(read_description(member).get("about") or {}).get("seed") for member in members]
     fitting = [member for member, its in zip(members, seeds, strict=True) if its == seed]
+    if seed is None and len(members) == 1:
+        fitting = members
     if len(fitting) != 1:
         there = ", ".join(sorted(map(str, seeds))) or "none"
         raise CheckpointError(
             f"{source} holds {len(fitting)} rules of meta-seed {seed}{_told(where)} (it has those "
-            f"of {there}): choose by seed=... or optimizer.where, or give the folder of one run"
+            f"of {there}): choose by seed=..., in commands also by optimizer.where, or give the "
+            f"folder of one run"
         )
     return fitting[0]
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from l2l_exp import resume
+from l2l_exp import misspelt, resume
 from l2l_exp.config import ConfigError, register, shipped
 from l2l_exp.errors import UserError
 from l2l_exp.hooks import CURRENT, LISTING, Listed, Refused
@@ -30,7 +31,7 @@ OPTIONS_WITH_VALUE = frozenset(
     ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
     + ("--cfg", "-c", "--info", "-i", "--experimental-rerun")
 )
-USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, OSError)
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError, OSError)
 """What a user can mend; anything else is a bug."""
 TOLD = (KeyboardInterrupt, *USER_ERRORS)
 READERS = ("report", "compare")
@@ -128,6 +129,7 @@ def _job(name: Command, cfg: DictConfig) -> None:
     if name == "report" or name == "compare":
         from l2l_exp import reporting
 
+        misspelt.check(name, cfg)
         return {"report": reporting.report, "compare": reporting.compare}[name](cfg)
     from l2l_exp import jobs, multirun
     from l2l_exp.console import Console
@@ -207,7 +209,8 @@ def _told(name: Command, error: BaseException) -> int:
         return exit_code(error)
     user_error = isinstance(error, USER_ERRORS)
     kind = "" if user_error else f"{type(error).__name__}: "
-    print(f"l2l-{name}: {kind}{_one_line(error)}", file=sys.stderr)
+    said = misspelt.reworded(name, str(error), sys.argv) or _one_line(error)
+    print(f"l2l-{name}: {kind}{said}", file=sys.stderr)
     return USER_ERROR if user_error else FAILED
 
 

@@ -156,12 +156,29 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / name
 
 
+def check_source(source: object) -> None:
+    """Raise ConfigError if a rule's source is the name of a preset that was not run here."""
+    from l2l_exp.source import place_of
+
+    name = str(source)
+    if not name.isidentifier() or not (shipped("sweeps") / f"{name}.yaml").is_file():
+        return
+    if place_of(name) is None:
+        raise ConfigError(
+            f"optimizer.source={name} is a study that was not run here: first l2l-train "
+            f"sweeps={name}"
+        )
+
+
 def build(node: DictConfig, **arguments: Any) -> Any:
     """Make the object that a node with a `_target_` describes.
 
     Raises:
         ConfigError: if its constructor refuses a value or a key, or its import path is wrong.
     """
+    if "_target_" not in node:
+        key = node._get_full_key(None)
+        raise ConfigError(f"{key} has no _target_: choose it by {key}=OPTION, or say what makes it")
     try:
         return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
@@ -189,6 +206,7 @@ def build_rule(cfg: DictConfig, node: DictConfig) -> Any:
 
     from l2l_exp.optimizers.base import LearnedOptimizer
 
+    check_source(node.get("source"))
     torch.manual_seed(cfg.seed)  # for rules that draw their start from torch's own generator
     rule = build(node)
     if not isinstance(rule, LearnedOptimizer):

@@ -30,10 +30,14 @@ class ParentRun(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin."""
+        from l2l_exp.misspelt import check, check_preset
         from l2l_exp.multirun import announce, begin
 
         try:
-            announce(config, command := str(kwargs["config_name"]), in_full=LISTING.get())
+            command = str(kwargs["config_name"])
+            check_preset(command, config.hydra.runtime.choices.get("sweeps"))
+            check(command, config)
+            announce(config, command, in_full=LISTING.get())
             if LISTING.get():
                 raise Listed
             CURRENT.set(begin(config, command))

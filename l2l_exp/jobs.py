@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from l2l_exp import checkpoint, record
+from l2l_exp import checkpoint, misspelt, record
 from l2l_exp.comparison import Contender, Protocol, compare, gallery
 from l2l_exp.config import (
     ConfigError,
@@ -229,6 +229,7 @@ def _prepare(job: Job) -> Work:
     Raises:
         UserError: for an impossible config.
     """
+    misspelt.check(job.command, job.cfg)
     threads = job.cfg.threads
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads} must be >= 1, or null for torch's choice")

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from l2l_exp import record
-from l2l_exp.config import ConfigError, build, plain
+from l2l_exp.config import ConfigError, build, check_source, plain
 from l2l_exp.console import Console
 from l2l_exp.files import write_json
 from l2l_exp.joblist import listed, planned, swept
@@ -30,6 +30,7 @@ from l2l_exp.resume import quoted
 from l2l_exp.tracking import FOLDER_TAG, End, Tracker, TrackingError, absolute_uri
 
 FILE = "sweep.json"
+SOURCE = "optimizer.source"
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,16 @@ def begin(config: DictConfig, command: str) -> Multirun:
         command: "train" or "evaluate".
 
     Raises:
-        ConfigError: if the launcher cannot launch here, or a chart is none.
+        ConfigError: if the launcher cannot launch here, a chart is none, or a study whose rules
+            are taken was not run.
         TrackingError: if the store cannot be opened.
     """
     check_launcher(config)
     check_charts(config)
+    jobs = planned(config)
+    check_sources(config, jobs)
     overrides = _overrides(config)
     label, key, folder = _place(config, command)
-    jobs = len(planned(config))
     folder.mkdir(parents=True, exist_ok=True)
     launched = time.time()
     make = partial(build(config.tracking.tracker), warn=Console().warn)
@@ -94,7 +97,7 @@ def begin(config: DictConfig, command: str) -> Multirun:
         try:
             tracker: Tracker = make(
                 folder=folder,
-                run_name=f"{label}: {jobs} jobs",
+                run_name=f"{label}: {len(jobs)} jobs",
                 run_id=old.get("run_id"),
             )
         except Exception:
@@ -102,7 +105,7 @@ def begin(config: DictConfig, command: str) -> Multirun:
                 shutil.rmtree(folder)
             raise
         about = {"command": command, "overrides": overrides, "study": plain(config.study)}
-        known = {"swept": swept(config), "jobs": jobs}
+        known = {"swept": swept(config), "jobs": len(jobs)}
         write_json(folder / FILE, {"run_id": tracker.run_id, "key": key, **about, **known})
     tracker.publish(folder / FILE)
     tracker.params({"command": command, "overrides": " ".join(overrides), **_shown(known)})
@@ -256,6 +259,13 @@ def _drawn(found: studies.Study) -> Mapping[str, Figure]:
     for name, reason in drawn.reasons.items():
         Console().warn(f"no figure {name!r}: {reason}")
     return drawn.figures
+
+
+def check_sources(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+    """Raise ConfigError if a job takes the rules of a study that was not run here."""
+    asked = [o.partition("=")[2] for job in jobs for o in job if key_of(o) == SOURCE]
+    for source in dict.fromkeys(asked or [OmegaConf.select(config, SOURCE)]):
+        check_source(source)
 
 
 def check_charts(config: DictConfig) -> None:

@@ -53,6 +53,8 @@ def _bundled(name: str) -> Path | None:
 
 def _latest_multirun(preset: str) -> Path | None:
     """The folder of a preset's latest multirun."""
+    if "/" in preset:  # no name of a preset, and absolute ones are no pattern
+        return None
     found = [one.parent for one in Path(SWEEPS).glob(f"{glob.escape(preset)}-*/sweep.json")]
     found = [one for one in found if one.name.rpartition("-")[0] == preset]
     return max(found, key=lambda one: (one / "sweep.json").stat().st_mtime, default=None)

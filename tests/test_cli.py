@@ -501,8 +501,29 @@ def closed_port() -> int:
 
 BAD_INPUTS = {
     # name: (command, overrides, words that the line must hold)
-    "misspelt key": ("train", ["training.horizn=5"], ["horizn"]),
-    "misspelt root key": ("train", ["sede=5"], ["sede"]),
+    "misspelt key": (
+        "train", ["training.horizn=5"], ["training.horizn", "did you mean training.horizon?"],
+    ),
+    "misspelt key, added": (
+        "train", ["+training.horizn=5"], ["training.horizn", "did you mean training.horizon?"],
+    ),
+    "a key like no other, added": (
+        "train", ["+evaluation.xyz=5"], ["evaluation.xyz", "tuning_problems"],
+    ),
+    "misspelt root key": ("train", ["sede=5"], ["sede", "did you mean seed?"]),
+    "misspelt root key, added": (
+        "train", ["+optimizeee.dimension=5"], ["did you mean optimizee?"],
+    ),
+    "misspelt group": ("train", ["experimnt=smoke"], ["did you mean experiment?"]),
+    "a key that a component has not": (
+        "train", ["optimizee.foo=5"], ["optimizee.foo", "+optimizee.foo=..."],
+    ),
+    "a component without a class": (
+        "train", ["~optimizee._target_"], ["optimizee has no _target_"],
+    ),
+    "a study of the other command": (
+        "train", ["sweeps=fig5_transfer"], ["sweeps=fig5_transfer is a study of l2l-evaluate"],
+    ),
     "misspelt component key": ("train", ["+optimizer.hiden_units=5"], ["hiden_units"]),
     "misspelt baseline key": (
         "train", ["+evaluation.baselines.adam.betaz=5"], ["betaz", "adam"],
@@ -582,6 +603,20 @@ BAD_INPUTS = {
     ),
     "unknown run id without a store": (
         "evaluate", ["optimizer.source=0123abc", "tracking=none"], ["0123abc"],
+    ),
+    "a model without a store": (
+        "evaluate", ["optimizer.source=models:/mine@champion", "tracking=none"],
+        ["models:/mine@champion", "tracking=none has no store"],
+    ),
+    "rules of a study that was not run": (
+        "evaluate", ["optimizer.source=fig4_mlp"], ["first l2l-train sweeps=fig4_mlp"],
+    ),
+    "rules of a study that was not run, in a multirun": (
+        "evaluate", ["-m", "optimizer.source=robust,fig4_mlp"],
+        ["first l2l-train sweeps=fig4_mlp"],
+    ),
+    "missing checkpoint at an absolute path": (
+        "evaluate", ["optimizer.source=/gone/checkpoint"], ["/gone/checkpoint"],
     ),
     "missing checkpoint": ("evaluate", ["optimizer.source=./gone/checkpoint"], ["./gone"]),
     "folder without a checkpoint": ("evaluate", ["optimizer.source=."], ["rule.json"]),
@@ -730,6 +765,20 @@ def test_a_bad_input_is_one_line_and_leaves_nothing(name, command, workplace):
     for word in words:
         assert word in lines[0]
     assert list(workplace.iterdir()) == []
+
+
+def test_a_yaml_that_is_none_is_one_line_with_its_place(command, workplace):
+    folder = workplace / "my_conf" / "optimizee"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text("_target_: mine\nmodule: {_target_: mine.Net\nloss: 3\n")
+    outcome = command("train", "--config-dir", "my_conf", "optimizee=broken")
+    (line,) = outcome.err.splitlines()
+    assert outcome.code == 2 and "broken.yaml" in line and "line 3" in line
+
+
+def test_a_key_of_ones_own_may_stand_at_the_root_for_others_to_refer_to(only_run, workplace):
+    made = only_run("train", *SHORT, "evaluation=none", "tracking=none", "+width=3")
+    assert made is not None
 
 
 @pytest.mark.parametrize("folder", ["run", "a/b/run"])

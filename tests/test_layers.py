@@ -37,12 +37,12 @@ TWO = (
 )  # fmt: skip
 EDGE_MODULES = (
     "config", "cli", "console", "jobs", "joblist", "record", "resume", "multirun", "hooks",
-    "signals", "ui", "reporting",
+    "signals", "ui", "reporting", "misspelt",
 )  # fmt: skip
 CORE = (*ZERO, "unroll", *TWO)
 ARRAYS = frozenset({"torch", "numpy"})
 PLOTS = frozenset({"numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2"})
-EDGE = ARRAYS | PLOTS | {"hydra", "omegaconf", "rich", "filelock", "mlflow"}
+EDGE = ARRAYS | PLOTS | {"hydra", "omegaconf", "rich", "filelock", "mlflow", "yaml"}
 TABLE = (
     Row(("optimizees.vision",), (), ARRAYS | {"torchvision"}),
     Row(

@@ -58,7 +58,7 @@ def test_an_empty_store_is_a_page_that_says_so(workplace, command, store):
         (("results=nothing",), "results=nothing is not a folder"),
         (("store=sqlite:///nothing.db",), "does not exist"),
         (("folders=there", "studies=[fig4_mpl]"), "studies=fig4_mpl is no study"),
-        (("folder=there",), "Could not override 'folder'"),
+        (("folder=there",), "folder is no key: did you mean folders?"),
         (("-m", "out=a,b"), "leave out -m"),
     ],
 )

@@ -356,7 +356,9 @@ def test_processes_that_open_a_new_store_together_all_succeed(tmp_path):
 
 def test_a_store_that_does_not_exist_is_not_created_by_looking(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with pytest.raises(TrackingError, match=r"does not exist: check tracking\.uri") as caught:
+    with pytest.raises(
+        TrackingError, match=r"does not exist: check its address \(tracking\.uri"
+    ) as caught:
         Store(uri)
     assert uri in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -59,7 +59,13 @@ def find(source: str | os.PathLike[str], seed: int | None = None) -> LearnedOpti
     Raises:
         CheckpointError: if there is no readable checkpoint.
         TrackingError: if there is no such run or model.
+        TypeError: if the source is neither name nor path.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"source is a {type(source).__name__}, and must be a name or a path; the parameters "
+            f"come after it"
+        )
     name = os.fspath(source)
     if name.startswith((RUNS, MODELS)):
         from l2l_exp.tracking import tracked_rule  # the rest works without MLflow

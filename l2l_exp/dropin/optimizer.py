@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from l2l_exp.dropin import layout
-from l2l_exp.dropin.problem import FlatProblem, Place, Settings, place_of
+from l2l_exp.dropin.problem import FlatProblem, Place, Proposal, Settings, place_of
 from l2l_exp.dropin.saved import plain, restored
 from l2l_exp.optimizers.base import LearnedOptimizer
 from l2l_exp.optimizers.baseline import at_one_rate
@@ -76,6 +77,8 @@ class LearnedTorchOptimizer(Optimizer):
         self.skipped_steps = 0
         self._problems: list[FlatProblem] = []
         groups = [layout.group_of(params)] if isinstance(params, nn.Module) else params
+        if isinstance(params, nn.Module) and not any(True for _ in params.parameters()):
+            raise ValueError(f"{type(params).__name__} has no parameters")
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "maximize": maximize})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -115,6 +118,8 @@ class LearnedTorchOptimizer(Optimizer):
             ValueError: if both or, where the rule needs one, none of closure and loss are given,
                 if the loss is not one number, or if the rule reads a horizon that is not known.
         """
+        if closure is not None and not callable(closure):
+            raise ValueError("closure must be callable; a loss goes in by its name: step(loss=...)")
         if closure is not None and loss is not None:
             raise ValueError("closure and loss are both given: the loss is the closure's")
         returned = None
@@ -141,8 +146,18 @@ class LearnedTorchOptimizer(Optimizer):
             )
         self._problems = laid_out
         for problem, proposal in zip(problems, proposals, strict=True):
+            self._warn_at_the_end(problem, proposal)
             problem.take(proposal, active)
         return returned
+
+    def _warn_at_the_end(self, problem: FlatProblem, proposal: Proposal) -> None:
+        """Warn, once, that a rule whose steps fall to 0 over the horizon is beyond it."""
+        if problem.steps == self.horizon and not proposal.change.any():
+            warnings.warn(
+                f"step {problem.steps + 1} is beyond horizon={self.horizon}, and the rule moves "
+                f"nothing any more: give the number of steps of the whole run",
+                stacklevel=5,  # where the user calls step, through torch's wrappers
+            )
 
     def counts(self) -> dict[str, int]:
         """What the rule has counted so far, by name, as a safeguard counts its undone steps."""
@@ -249,7 +264,9 @@ def _checked_horizon(horizon: Any) -> int | None:
     Raises:
         ValueError: for one that cannot.
     """
-    if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
+    if horizon is None:
+        return None
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
         raise ValueError(f"horizon={horizon!r} must be a whole number >= 1")
     return horizon
 
@@ -261,8 +278,9 @@ def _settings(group: Mapping[str, Any]) -> Settings:
         ValueError: for a value outside its range.
     """
     for name in ("lr", "weight_decay"):
-        if not 0 <= float(group[name]) < math.inf:
-            raise ValueError(f"{name}={group[name]} must be a number >= 0")
+        number = isinstance(group[name], int | float | Tensor)
+        if not number or not 0 <= float(group[name]) < math.inf:
+            raise ValueError(f"{name}={group[name]!r} must be a number >= 0")
     return Settings(float(group["lr"]), float(group["weight_decay"]), group["maximize"])
 
 

@@ -513,7 +513,7 @@ def _count_skipped(plan: Plan, progress: Progress) -> None:
         raise MetaTrainingError(
             f"{progress.skipped_in_a_row} meta-gradients in a row were not finite (episode "
             f"{progress.episode}): lower the meta-learning rate or optimizer.output_scale, or use "
-            f"a log or relative meta-loss"
+            f"a log or relative meta-loss; where the problem's own loss is not finite, mend that"
         )
 
 

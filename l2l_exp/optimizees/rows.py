@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from l2l_exp.optimizees.base import Problem
 from l2l_exp.optimizees.seeding import SPLITS, Seed, Split, generator, torch_key, torch_seeded
 from l2l_exp.optimizees.tables import named_tensors, row_names, shapes_told
+from l2l_exp.optimizees.trial import told
 
 Draw = Callable[[np.random.Generator], Mapping[str, Any]]
 CPU = torch.device("cpu")
@@ -145,7 +146,12 @@ class DrawnRows(Rows):
     def __init__(self, draw: Draw, constants: Sequence[str], held_out_fraction: float) -> None:
         super().__init__()
         self.draw = draw
-        first = self._draw(Seed("train", 0), 0)
+        first, again = (self._draw(Seed("train", 0), 0) for _ in range(2))
+        if not _same(first, again):
+            raise ValueError(
+                "data is not the same twice: what is random in it must come from the generator "
+                "that it is given"
+            )
         self.shapes = {name: tensor.shape for name, tensor in first.items()}
         self.names = row_names(first, constants)
         self.constants = tuple(name for name in first if name not in self.names)
@@ -184,8 +190,13 @@ class DrawnRows(Rows):
 
     def _draw(self, seed: Seed, index: int) -> dict[str, Tensor]:
         """The table of one problem as it was drawn."""
-        with torch_seeded(torch_key(seed, "data", index, 1), CPU):
-            drawn: Any = self.draw(generator(seed, "data", index))
+        try:
+            with torch_seeded(torch_key(seed, "data", index, 1), CPU):
+                drawn: Any = self.draw(generator(seed, "data", index))
+        except Exception as error:
+            raise ValueError(
+                f"data, called with a numpy.random.Generator, failed: {told(error)}"
+            ) from error
         if not isinstance(drawn, Mapping):
             raise ValueError(f"data: what is drawn is a {type(drawn).__name__}, and must be a dict")
         return named_tensors(drawn)
@@ -228,6 +239,14 @@ def rows_of(data: Any, constants: Sequence[str], seed: int, held_out_fraction: f
     raise ValueError(
         f"data is a {type(data).__name__}, and must be named tensors, a tuple (inputs, targets), "
         f"a torch Dataset, or a callable that draws one problem's data"
+    )
+
+
+def _same(first: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> bool:
+    """Whether two tables have the same numbers, of which some may be NaN."""
+    return first.keys() == again.keys() and all(
+        x.shape == y.shape and torch.equal(x.nan_to_num(), y.nan_to_num())
+        for x, y in zip(first.values(), again.values(), strict=True)
     )
 
 

@@ -69,8 +69,9 @@ def _tensor(name: str, value: Any) -> Tensor:
     try:
         return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError, RuntimeError) as error:
+        kind = f" of {value.dtype}" if isinstance(value, np.ndarray) else ""
         raise ValueError(
-            f"data: {name} is a {type(value).__name__}, and must be a tensor, array or number"
+            f"data: {name} is a {type(value).__name__}{kind}, and must be a tensor, array or number"
         ) from error
 
 

@@ -57,8 +57,8 @@ def try_together(what: str, function: Function, theta: Tensor, data: Data, *, sl
                 torch.autograd.grad(values.sum(), theta)
     except Exception as error:
         raise ValueError(
-            f"{what} cannot be taken of several problems at once ({told(error)}); what is random, "
-            f"writes to buffers or branches on data needs optimizee.batching=loop"
+            f"{what} cannot be taken of several problems at once ({told(error)}); what is random "
+            f"or recurrent, writes to buffers or branches on data needs ++optimizee.batching=loop"
         ) from error
 
 

@@ -79,7 +79,10 @@ class Store:
     def __init__(self, uri: str) -> None:
         self.uri = absolute_uri(uri)
         if self.uri.startswith(SQLITE) and not Path(self.uri.removeprefix(SQLITE)).is_file():
-            raise TrackingError(f"store {self.uri} does not exist: check tracking.uri")
+            raise TrackingError(
+                f"store {self.uri} does not exist: check its address (tracking.uri, of l2l-report "
+                f"store, in Python MLFLOW_TRACKING_URI)"
+            )
         self._client = open_client(self.uri)
 
     def tags(self, run_id: str) -> dict[str, str]:
@@ -205,7 +208,10 @@ class Store:
             )
         except (MlflowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise TrackingError(f"no model {uri!r} in {self.uri} ({reason})") from error
+            raise TrackingError(
+                f"no model {uri!r} in {self.uri} ({reason}): it must be models:/NAME@ALIAS or "
+                f"models:/NAME/VERSION"
+            ) from error
 
 
 def _tracked(run: Any) -> Tracked:

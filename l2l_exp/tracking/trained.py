@@ -42,10 +42,15 @@ def trained_rule(
     if path is not None:
         return checkpoint.load(checkpoint.locate(path, seed, where))
     in_store = source.startswith((RUNS, MODELS)) or os.sep not in source
-    if not in_store or uri is None:
+    if not in_store:
         raise ValueError(
             f"optimizer.source={source!r} is not a folder: give a checkpoint or run id "
             f"({told_bundled()})"
+        )
+    if uri is None:
+        raise ValueError(
+            f"optimizer.source={source!r} is neither path, preset that was run here nor rule "
+            f"({told_bundled()}), and tracking=none has no store to look into"
         )
     try:
         return tracked_rule(source, uri, seed, where)
@@ -87,13 +92,16 @@ def _member(
 ) -> str:
     """The run that is meant among those of a multirun: run id -> params."""
     meant = {run_id: params for run_id, params in members.items() if contains(params, where)}
-    fitting = [run_id for run_id, params in meant.items() if params.get("seed") == str(seed)]
+    fitting = [
+        run_id for run_id, params in meant.items()
+        if params.get("seed") == str(seed) or (seed is None and len(meant) == 1)
+    ]  # fmt: skip
     if len(fitting) != 1:
         there = ", ".join(sorted(params.get("seed", "") for params in meant.values())) or "none"
         told = "".join(f" and {key}={value}" for key, value in flatten(where).items())
         raise ValueError(
-            f"optimizer.source={source} has {len(fitting)} finished runs of meta-seed {seed}{told} "
-            f"(it has those of {there}): choose by seed=... or optimizer.where, or give the id of "
+            f"{source} has {len(fitting)} finished runs of meta-seed {seed}{told} (it has those of "
+            f"{there}): choose by seed=..., in commands also by optimizer.where, or give the id of "
             f"one run"
         )
     return fitting[0]

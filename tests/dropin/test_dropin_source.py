@@ -140,6 +140,20 @@ def test_steps_and_horizon_are_told():
     assert seen == [(0, 7), (1, 7), (2, 7)]
 
 
+def test_a_rule_that_moves_nothing_beyond_the_horizon_says_so_once():
+    fading = Scripted(lambda its: -its.grad * (its.step < its.horizon))
+    optimizer = LearnedTorchOptimizer([weight()], fading, horizon=2)
+    optimizer.step()
+    optimizer.step()
+    with pytest.warns(UserWarning, match="step 3 is beyond horizon=2") as told:
+        optimizer.step()
+    assert told[0].filename == __file__
+    optimizer.step()
+    going_on = LearnedTorchOptimizer([weight()], scripted(), horizon=1)
+    for _ in range(3):
+        going_on.step()
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
     one, other = weight(), weight()
@@ -276,6 +290,20 @@ REFUSALS = {
     "horizon": (
         lambda: LearnedTorchOptimizer([weight()], scripted(), horizon=0),
         "horizon=0 must be a whole number >= 1",
+    ),
+    "a horizon that is none": (
+        lambda: LearnedTorchOptimizer([weight()], scripted(), horizon=True),
+        "horizon=True must be a whole number >= 1",
+    ),
+    "lr in words": (
+        lambda: LearnedTorchOptimizer([weight()], scripted(), "0.1"), "lr='0.1' must be a number",
+    ),
+    "a module without parameters": (
+        lambda: LearnedTorchOptimizer(torch.nn.ReLU(), scripted()), "ReLU has no parameters",
+    ),
+    "a loss in the closure's place": (
+        lambda: LearnedTorchOptimizer([weight()], scripted()).step(torch.ones(())),
+        "a loss goes in by its name",
     ),
     "half a horizon": (
         lambda: LearnedTorchOptimizer([weight()], scripted(), horizon=1.5),

@@ -490,7 +490,28 @@ class Failing(nn.Module):
         raise KeyError("the user's own words")
 
 
+def global_noise(rng):
+    """Data that come from another generator than the one that is given."""
+    return a_line(np.random.default_rng())
+
+
+def a_file_that_is_not_there(rng):
+    """Data that cannot be read."""
+    raise FileNotFoundError("my_data.csv")
+
+
 WRONG = {
+    "data of another generator": ({"data": global_noise}, "data is not the same twice"),
+    "data that cannot be drawn": (
+        {"data": a_file_that_is_not_there},
+        "data, called with a numpy.random.Generator, failed: FileNotFoundError: my_data.csv",
+    ),
+    "data that take no generator": (
+        {"data": lambda: None}, "data, called with a numpy.random.Generator, failed: TypeError",
+    ),
+    "data of words": (
+        {"data": lambda rng: {"x": np.array(["a", "b"])}}, "x is a ndarray of <U1, and must be",
+    ),
     "a module that was made already": ({"module": a_network()}, "_partial_: true"),
     "no callable": ({"module": 3}, "module=3 must be a callable"),
     "a callable that makes something else": ({"module": dict}, "dict, not a torch.nn.Module"),
