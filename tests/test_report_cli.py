@@ -1,10 +1,12 @@
 """l2l-report and l2l-compare from their arguments to what lies on the disk."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from multirun_files import Planned, seeds, write_multirun, write_store
 
 from l2l_exp import reporting
@@ -143,3 +145,14 @@ def test_a_list_may_be_written_as_one_text():
     assert reporting.listed("a,b") == reporting.listed(["a", "b"]) == ["a", "b"]
     assert reporting.listed(None) == [] and reporting.listed("a") == ["a"]
     assert json.dumps(reporting.listed("")) == "[]"
+
+
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_help_has_every_key_with_its_default(name):
+    folder = shipped("conf")
+    text = (folder / "hydra" / "help" / f"{name}.yaml").read_text()
+    told = dict(re.findall(r"^    (\w+)(?:=(\S+))?  ", text, re.MULTILINE))
+    keys = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    shown = {key: "null" if value is None else value for key, value in keys.items()}
+    asked = {key: "" if value == "???" else value for key, value in shown.items()}
+    assert told == {k: v for k, v in asked.items() if k not in ("defaults", "hydra")}

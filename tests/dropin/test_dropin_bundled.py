@@ -248,4 +248,4 @@ def test_by_every_way_the_updates_are_those_of_step_bit_for_bit(
 @pytest.mark.parametrize("source", [None, torch.nn.Linear(2, 1)], ids=["nothing", "a module"])
 def test_a_source_that_is_no_name_is_told_from_the_parameters(source):
     with pytest.raises(TypeError, match="and must be a name or a path; the parameters"):
-        load_optimizer(source, torch.nn.Linear(2, 1))
+        l2l_exp.load_optimizer(source, torch.nn.Linear(2, 1))
