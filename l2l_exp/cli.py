@@ -63,7 +63,6 @@ def _command(name: Command) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the exit code is chosen here
     debug = "--debug" in sys.argv
     LISTING.set("--list" in sys.argv)
-    register()
     failures: list[BaseException] = []
 
     def job(cfg: DictConfig) -> None:
@@ -76,7 +75,9 @@ def _command(name: Command) -> int:
 
     try:
         arguments = [argument for argument in sys.argv[1:] if argument not in OUR_OPTIONS]
-        sys.argv = [sys.argv[0], *_options_first(_arguments(name, arguments))]
+        arguments = _arguments(name, arguments)
+        register((name,), _presets(arguments))
+        sys.argv = [sys.argv[0], *_options_first(arguments)]
         sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
         with terminable():
             main = hydra.main(
@@ -112,6 +113,14 @@ def _arguments(name: Command, given: list[str]) -> list[str]:
     named = zip(("first", "second"), sides, strict=True)
     rest = [one for one in given if one not in sides]
     return [*rest, *(f"{key}={resume.quoted(side)}" for key, side in named)]
+
+
+def _presets(arguments: list[str]) -> list[str] | None:
+    """The presets that a command line names; None where others may be meant by what it says."""
+    chosen = [one.partition("=")[2] for one in arguments if one.lstrip("+").startswith("sweeps=")]
+    names = [name.strip("\"' ") for value in chosen for name in value.split(",")]
+    known = {path.stem for path in shipped("sweeps").glob("*.yaml")} | {"null"}
+    return names if known.issuperset(names) else None
 
 
 def _options_first(arguments: list[str]) -> list[str]:

@@ -1,8 +1,10 @@
 """Configuration: schemas of the closed nodes, and the one place where configs become objects."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
@@ -139,15 +141,30 @@ class CompareConfig:
     out: str | None = MISSING
 
 
-def register() -> None:
-    """Make the schemas known to Hydra, and the presets of `sweeps/` as the group of that name."""
+SCHEMAS: Final[Mapping[str, type]] = MappingProxyType(
+    {"train": TrainConfig, "evaluate": EvaluateConfig, "report": ReportConfig,
+     "compare": CompareConfig}
+)  # fmt: skip
+"""By command."""
+
+
+def register(
+    commands: Collection[str] = tuple(SCHEMAS), wanted: Collection[str] | None = None
+) -> None:
+    """Make schemas known to Hydra, and the presets of `sweeps/` as the group of that name.
+
+    Args:
+        commands: whose schemas.
+        wanted: presets that are read; of others only the names are known, since Hydra copies all
+            that it knows again and again. None for all of them.
+    """
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
-    store.store(name="report_schema", node=ReportConfig)
-    store.store(name="compare_schema", node=CompareConfig)
+    for command in commands:
+        store.store(name=f"{command}_schema", node=SCHEMAS[command])
     for path in sorted(shipped("sweeps").glob("*.yaml")):
-        store.store(path.stem, OmegaConf.load(path), group="sweeps", package="_global_")
+        read = wanted is None or path.stem in wanted
+        node: Any = OmegaConf.load(path) if read else {}
+        store.store(path.stem, node, group="sweeps", package="_global_")
 
 
 def shipped(name: str) -> Path:

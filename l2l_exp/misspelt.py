@@ -3,24 +3,11 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Final
 
 from omegaconf import DictConfig, OmegaConf
 
-from l2l_exp.config import (
-    CompareConfig,
-    ConfigError,
-    EvaluateConfig,
-    ReportConfig,
-    TrainConfig,
-    shipped,
-)
+from l2l_exp.config import SCHEMAS, ConfigError, shipped
 
-SCHEMAS: Final[Mapping[str, type]] = MappingProxyType(
-    {"train": TrainConfig, "evaluate": EvaluateConfig, "report": ReportConfig,
-     "compare": CompareConfig}
-)  # fmt: skip
 GROUPS = ("experiment", "sweeps", "variant", "smoke")
 """What may stand at the root of a command line, and is no key of the config."""
 REFUSED = re.compile(r"Could not override '([^']+)'\.\s+To append to your config use \+")
