@@ -76,7 +76,7 @@ def _command(name: Command) -> int:
     try:
         arguments = [argument for argument in sys.argv[1:] if argument not in OUR_OPTIONS]
         arguments = _arguments(name, arguments)
-        register((name,), _presets(arguments))
+        register((name,), presets_named(arguments))
         sys.argv = [sys.argv[0], *_options_first(arguments)]
         sys.path.append(os.getcwd())  # a user's own _target_ may lie in the working directory
         with terminable():
@@ -115,7 +115,7 @@ def _arguments(name: Command, given: list[str]) -> list[str]:
     return [*rest, *(f"{key}={resume.quoted(side)}" for key, side in named)]
 
 
-def _presets(arguments: list[str]) -> list[str] | None:
+def presets_named(arguments: list[str]) -> list[str] | None:
     """The presets that a command line names; None where others may be meant by what it says."""
     chosen = [one.partition("=")[2] for one in arguments if one.lstrip("+").startswith("sweeps=")]
     names = [name.strip("\"' ") for value in chosen for name in value.split(",")]

@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from l2l_exp import checkpoint, cli
+from l2l_exp.cli import presets_named
 from l2l_exp.config import (
     ConfigError,
     EvaluationConfig,
@@ -64,12 +66,14 @@ PRESETS = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 @pytest.fixture
 def composed() -> Iterator[Callable[..., DictConfig]]:
     """Composes as the commands do: composed("train", "seed=1")."""
-    register()
+
+    def made(entry: str, *overrides: str, **settings: Any) -> DictConfig:
+        register((entry,), presets_named(list(overrides)))
+        return compose(entry, overrides=list(overrides), **settings)
+
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda entry, *overrides, **settings: compose(
-            entry, overrides=list(overrides), **settings
-        )
+        yield made
 
 
 @pytest.fixture(scope="module")

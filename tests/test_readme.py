@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from l2l_exp.cli import OUR_OPTIONS, READERS, _arguments
+from l2l_exp.cli import OUR_OPTIONS, READERS, _arguments, presets_named
 from l2l_exp.config import register, shipped
 from l2l_exp.rule_cli import export_parser, import_parser
 from l2l_exp.source import RULES
@@ -93,7 +93,7 @@ def composes(words: list[str]) -> None:
         own = arguments.config_dir and known
         if not (own and not shipped_option(group, option)):  # an option of the reader's own
             chosen.append(text)
-    register()
+    register((entry,), presets_named(chosen))
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
         compose(entry, overrides=chosen)
