@@ -332,8 +332,13 @@ def run_of(folder: Path) -> Run | None:
         error=error or record.get("error"),
         seconds=record.get("seconds", 0.0),
         commit=record.get("commit"),
-        extras=extras_of({path.name: path for path in folder.glob("*.parquet")}),
+        extras=extras_in(folder),
     )
+
+
+def extras_in(folder: Path) -> dict[str, Callable[[], pd.DataFrame]]:
+    """What reads the tables of EXTRAS that lie in a folder, by name."""
+    return extras_of({path.name: path for path in folder.glob("*.parquet")})
 
 
 def extras_of(files: Mapping[str, Path]) -> dict[str, Callable[[], pd.DataFrame]]:
@@ -408,10 +413,7 @@ def read(folder: Path) -> Study:
         criteria=pd.DataFrame(told, columns=list(aggregation.ROW_COLUMNS)),
         summaries=summaries,
         expected=about["expected"],
-        extras={
-            name: read_table()
-            for name, read_table in extras_of({p.name: p for p in folder.iterdir()}).items()
-        },
+        extras={name: load() for name, load in extras_in(folder).items()},
     )
 
 
